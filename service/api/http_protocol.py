@@ -1,0 +1,120 @@
+"""uvicorn's HTTP/1.1 protocol with bounds on the head of a request, and problem documents for what is no HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, Final
+
+import msgspec
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from service.api.middleware.frame import new_request_id
+from service.api.problems import MEDIA_TYPE, TYPE_PREFIX
+
+__all__ = ["BoundedHttpProtocol"]
+
+log = logging.getLogger(__name__)
+
+MAX_HEAD: Final = 64 * 1024  # bytes of request line and headers
+HEAD_TIMEOUT: Final = 30.0  # seconds from the connection, or from the first byte of a later request
+STALLED: Final = 300.0  # seconds in which a client takes nothing of its answer, and the buffer to it is full
+
+
+class BoundedHttpProtocol(HttpToolsProtocol):
+    """A head may neither grow without end nor trickle in for ever, and an answer may not wait for ever."""
+
+    stalled = STALLED
+
+    _in_head = True
+    _head_bytes = 0
+    _head_timer: asyncio.TimerHandle | None = None
+    _stall_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A connection that sends nothing is closed after `HEAD_TIMEOUT`."""
+        super().connection_made(transport)  # type: ignore[arg-type]
+        self._head_timer = self.loop.call_later(HEAD_TIMEOUT, self._head_timed_out)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forgets the timers with the connection."""
+        self._disarm()
+        self._disarm_stall()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The buffer is full: the client has some time to take of it."""
+        super().pause_writing()
+        self._disarm_stall()
+        self._stall_timer = self.loop.call_later(self.stalled, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """The client has taken most of it."""
+        self._disarm_stall()
+        super().resume_writing()
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._in_head, self._head_bytes = True, 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Its head is whole."""
+        self._in_head = False
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        """Feeds the parser, then looks whether a head is still under way."""
+        super().data_received(data)
+        if not self._in_head:
+            self._disarm()
+        elif not self.transport.is_closing():
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD:
+                self._refuse(431, "head-too-large", f"The head of a request has at most {MAX_HEAD} bytes here.")
+            elif self._head_timer is None:
+                self._head_timer = self.loop.call_later(HEAD_TIMEOUT, self._head_timed_out)
+
+    def send_400_response(self, msg: str) -> None:
+        """Called by uvicorn for what its parser does not understand."""
+        self._refuse(400, "bad-request", "This is not an HTTP/1.1 request.")
+
+    def _unsupported_upgrade_warning(self) -> None:
+        log.debug("an upgrade was asked for and not made")
+
+    def _disarm(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _disarm_stall(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+
+    def _head_timed_out(self) -> None:
+        self._head_timer = None
+        if not self.transport.is_closing():
+            self.transport.close()
+
+    def _refuse(self, status: int, slug: str, detail: str) -> None:
+        request_id = new_request_id()
+        document: dict[str, Any] = {
+            "type": TYPE_PREFIX + slug,
+            "title": STATUS_LINE[status][13:-2].decode(),
+            "status": status,
+            "detail": detail,
+            "request_id": request_id,
+        }
+        body = msgspec.json.encode(document)
+        headers = [
+            *self.server_state.default_headers,
+            (b"content-type", MEDIA_TYPE.encode()),
+            (b"content-length", str(len(body)).encode()),
+            (b"x-request-id", request_id.encode()),
+            (b"cache-control", b"no-store"),
+            (b"connection", b"close"),
+        ]
+        head = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
+        self.transport.write(STATUS_LINE[status] + head + b"\r\n" + body)
+        self.transport.close()

@@ -1,0 +1,186 @@
+"""Decodes a client's picture and fits it to a model. Runs in a worker with little memory, never beside HTTP.
+
+Whatever a file holds besides its first picture's pixels is used here or dropped here: orientation, colour
+profile, transparency. Nothing else of it leaves.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Final
+
+import numpy as np
+from PIL import Image, ImageCms
+
+from service.api.picture_input import FORMATS, MAX_PIXELS, MAX_SIDE, Fit, Order, Picture, Refusal, Use
+
+__all__ = ["decode"]
+
+WHITE: Final[dict[str, int | tuple[int, ...]]] = {
+    "L": 255,
+    "RGB": (255, 255, 255),
+    "RGBA": (255, 255, 255, 255),
+    "CMYK": (0, 0, 0, 0),
+}
+BLACK: Final[dict[str, int | tuple[int, ...]]] = {
+    "L": 0,
+    "RGB": (0, 0, 0),
+    "RGBA": (0, 0, 0, 255),
+    "CMYK": (0, 0, 0, 255),
+}
+HALF: Final = 128  # luma from which a mask counts as white, alpha from which a pixel counts as there
+
+_BROKEN: Final = Refusal("image_broken", "The file is damaged or cut short.")
+
+
+class _Refused(Exception):
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.refusal = Refusal(code, message)
+
+
+def decode(order: Order) -> Picture | Refusal:
+    """The picture that an order asks for, or why there is none. Raises MemoryError."""
+    try:
+        return _decode(order)
+    except _Refused as error:
+        return error.refusal
+    except MemoryError:
+        raise
+    except Exception:  # decoders raise whatever they like
+        return _BROKEN
+
+
+def _decode(order: Order) -> Picture:
+    image = _open(order.data)
+    image.load()
+    has_alpha = image.has_transparency_data
+    if order.use == "cutout" and not has_alpha:
+        raise _Refused("mask_missing", "Needed, as the image has no transparency that could say what to repaint.")
+    if order.use == "transparency" and not has_alpha:
+        raise _Refused("mask_opaque", "Should have transparent pixels where the image is to be repainted.")
+    profile = image.info.get("icc_profile")
+    image = _upright(_plain(image, has_alpha))
+    small = bool(order.small_side) and image.size == (order.small_side, order.small_side)
+    side = order.small_side if small else order.side
+    mask = b"" if order.use == "picture" else _mask(_fitted(image, side, order.fit, for_mask=True), order.use)
+    if order.use in ("mask", "transparency"):
+        return Picture(side, mask=mask)
+    image = _standard_colours(_fitted(image, side, order.fit), profile)
+    image = image.convert("RGB") if order.use == "cutout" else _on_white(image)
+    return Picture(side, image.convert("L" if order.channels == 1 else "RGB").tobytes(), mask)
+
+
+def _open(data: bytes) -> Image.Image:
+    """The file's head: Pillow reads no pixels yet."""
+    Image.MAX_IMAGE_PIXELS = None  # the limit is below, and is an error, not a warning
+    image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+    width, height = image.size
+    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+        raise _Refused(
+            "image_too_large", f"Should have at most {MAX_PIXELS} pixels, and at most {MAX_SIDE} on each side."
+        )
+    # Phones put several pictures into one JPEG (MPO); its first is the photograph.
+    if image.format in ("PNG", "WEBP") and getattr(image, "n_frames", 1) != 1:
+        raise _Refused("image_animated", "Should be one picture, not an animation.")
+    return image
+
+
+def _plain(image: Image.Image, has_alpha: bool) -> Image.Image:
+    """The picture in a mode that can be resized: L, RGB, RGBA or CMYK, eight bits a channel."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return _from_16_bits(image)
+    if has_alpha:
+        return image.convert("RGBA")
+    if image.mode in ("L", "RGB", "CMYK"):
+        return image
+    return image.convert("L" if image.mode == "1" else "RGB")
+
+
+def _from_16_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits, rounded to 8; Pillow's own conversion would cut it off at 255."""
+    values = np.asarray(image).astype(np.uint32)
+    grey = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        alpha = Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8))
+        return Image.merge("RGBA", (grey, grey, grey, alpha))
+    upright = grey.copy()
+    upright.info.update(image.info)
+    return upright
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF data says; data that cannot be read says nothing."""
+    try:
+        orientation = image.getexif().get(0x0112, 1)
+    except Exception:
+        return image
+    if orientation not in range(2, 9):
+        return image
+    turn = (
+        Image.Transpose.FLIP_LEFT_RIGHT,
+        Image.Transpose.ROTATE_180,
+        Image.Transpose.FLIP_TOP_BOTTOM,
+        Image.Transpose.TRANSPOSE,
+        Image.Transpose.ROTATE_270,
+        Image.Transpose.TRANSVERSE,
+        Image.Transpose.ROTATE_90,
+    )[orientation - 2]
+    return image.transpose(turn)
+
+
+def _fitted(image: Image.Image, side: int, fit: Fit, *, for_mask: bool = False) -> Image.Image:
+    """A square of `side`. The whole picture is never copied: it may be a thousand times as large.
+
+    What is padded is white in a picture, and kept (black, opaque) by a mask.
+    """
+    width, height = image.size
+    resampling = Image.Resampling.NEAREST if for_mask else Image.Resampling.LANCZOS
+    if (width, height) == (side, side):
+        return image
+    if fit == "exact":
+        raise _Refused("image_size", f"Should be {side} pixels wide and high, or be fitted by crop or pad.")
+    if fit == "crop":
+        cut = min(width, height)
+        left, top = (width - cut) // 2, (height - cut) // 2
+        return image.resize((side, side), resampling, (left, top, left + cut, top + cut))
+    longer = max(width, height)
+    inner = (max(1, round(width * side / longer)), max(1, round(height * side / longer)))
+    square = Image.new(image.mode, (side, side), (BLACK if for_mask else WHITE)[image.mode])
+    square.paste(image.resize(inner, resampling), ((side - inner[0]) // 2, (side - inner[1]) // 2))
+    return square
+
+
+def _standard_colours(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """In sRGB, from the picture's own colour profile; a profile that does not fit it is passed over."""
+    if profile:
+        alpha = image.getchannel("A") if image.mode == "RGBA" else None
+        opaque = image.convert("RGB") if alpha is not None else image
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            if "srgb" not in ImageCms.getProfileDescription(source).lower():
+                target = ImageCms.createProfile("sRGB")
+                turned = ImageCms.profileToProfile(opaque, source, target, outputMode="RGB")
+                if turned is not None:
+                    opaque = turned
+                    image = opaque
+                    if alpha is not None:
+                        image = opaque.convert("RGBA")
+                        image.putalpha(alpha)
+        except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+            pass
+    return image if image.mode in ("RGB", "RGBA") else image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode != "RGBA":
+        return image
+    return Image.alpha_composite(Image.new("RGBA", image.size, WHITE["RGBA"]), image).convert("RGB")
+
+
+def _mask(image: Image.Image, use: Use) -> bytes:
+    """1 where it is to be repainted: the white of a mask, the transparent part of anything else."""
+    if use == "mask":
+        return bytes(value >= HALF for value in _on_white(image).convert("L").tobytes())
+    return bytes(value < HALF for value in image.getchannel("A").tobytes())

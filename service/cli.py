@@ -1,0 +1,59 @@
+"""`onestep`: the command line. Commands import what they need when they run, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+from service import __version__
+from service.exits import ExitCode
+
+__all__ = ["main"]
+
+EPILOG = "`onestep COMMAND --help` tells more of each. Settings of `serve` can also be given as ONESTEP_* variables."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code, see `service.exits`."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    parser = argparse.ArgumentParser(
+        prog="onestep", description="Serves consistency models over HTTP.", epilog=EPILOG, allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"onestep {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_serve(commands, chosen="serve" in arguments[:1])
+    if find_spec("service.generate") is not None:
+        from service.generate import add_parsers as add_generate
+
+        add_generate(commands)
+    from service.models.commands import add_parsers as add_models
+
+    add_models(commands)
+    args = parser.parse_args(arguments)
+    try:
+        return int(args.run(args))
+    except KeyboardInterrupt:
+        return ExitCode.FORCED
+    except BrokenPipeError:  # the reader of our output has left
+        sys.stderr.close()
+        return ExitCode.FAULT
+
+
+def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser], *, chosen: bool) -> None:
+    serve = commands.add_parser(
+        "serve",
+        help="serve models over HTTP",
+        description="Serves models over HTTP until SIGTERM or SIGINT.",
+        allow_abbrev=False,
+    )
+    if chosen:
+        from service.serve import add_flags, run
+
+        add_flags(serve)
+        serve.set_defaults(run=run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The mathematics of consistency models. `schedule` imports no torch; the rest does."""

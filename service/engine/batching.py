@@ -1,0 +1,35 @@
+"""Chooses how many rows the next forward gets, from what the certification measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf
+
+from service.engine.request import SizeTime
+
+NEAR_BEST = 0.95  # of the best throughput: a smaller batch this near it wins, since all in it wait less
+
+
+def padded(rows: int, sizes: Sequence[SizeTime]) -> SizeTime:
+    """The smallest admitted size that holds `rows`."""
+    return next(size for size in sizes if size.size >= rows)
+
+
+def choose(ready: int, sizes: Sequence[SizeTime], longest: float = inf) -> SizeTime:
+    """The smallest admitted size within 5 % of the most image-steps per second that `ready` rows allow.
+
+    `sizes` ascend and are not empty; those whose step takes more than `longest` seconds count only when all do,
+    and then the smallest is chosen. Rows beyond `ready` are padding and count as nothing.
+    """
+
+    def rate(size: SizeTime) -> float:
+        return min(ready, size.size) / size.seconds
+
+    allowed = [size for size in sizes if size.seconds <= longest] or sizes[:1]
+    best = max(map(rate, allowed))
+    return next(size for size in allowed if rate(size) >= NEAR_BEST * best)
+
+
+def best_rate(sizes: Sequence[SizeTime]) -> float:
+    """Image-steps per second at saturation."""
+    return max(size.size / size.seconds for size in sizes)

@@ -1,0 +1,58 @@
+"""What certification found, kept on disk under the numerics fingerprint."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from service.engine.lanes import Way
+from service.engine.request import SizeTime
+
+log = logging.getLogger(__name__)
+
+
+class Trial(msgspec.Struct, frozen=True):
+    """Whether a way of running gives the anchor's bits to every row, wherever it stands."""
+
+    way: Way
+    exact: bool
+
+
+class Certificate(msgspec.Struct, frozen=True):
+    """The outcome for one model on one device."""
+
+    fingerprint: str  # 32 hex digits; equal ones mean equal bits
+    trials: tuple[Trial, ...]
+    times: tuple[SizeTime, ...]  # of the measured batch sizes, ascending; the least ever seen
+
+
+def load(folder: str, fingerprint: str, threads: int) -> Certificate | None:
+    """What an earlier start with as many threads found; None when there is nothing of use."""
+    path = _path(folder, fingerprint, threads)
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Certificate)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError) as error:
+        log.warning("cannot read %s: %s", path, error)
+        return None
+
+
+def save(folder: str, certificate: Certificate, threads: int) -> None:
+    """Written whole or not at all; a cache folder that cannot be written only costs the next start time."""
+    path = _path(folder, certificate.fingerprint, threads)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(msgspec.json.format(msgspec.json.encode(certificate)))
+        os.replace(file.name, path)
+    except OSError as error:
+        log.warning("cannot keep the certificate in %s: %s", path.parent, error)
+
+
+def _path(folder: str, fingerprint: str, threads: int) -> Path:
+    return Path(folder) / "certificates" / f"{fingerprint}-{threads}.json"

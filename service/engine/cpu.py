@@ -1,0 +1,162 @@
+"""Runs a network on the CPU: a batch is cut into parts of a few rows that run side by side on the cores."""
+
+from __future__ import annotations
+
+import time as clock
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from service.engine.forward import Forward
+from service.engine.lanes import Lanes, Way, filled, split
+from service.engine.network import keys
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+ROWS = (1, 2, 3, 4)  # of a part: more gain little and outgrow the caches
+LARGE = 10**11  # parameters times pixels: from here on one row fills a core as well as several do
+RETRIED_EVERY = 64  # steps of one size: then the slower of two ways is timed again
+
+
+class CpuNetwork:
+    """A network on the CPU, as `service.diffusion.denoiser.Network`.
+
+    Parts of one to four rows run side by side, one thread each. When there are fewer rows than cores, a row may
+    have a team of threads. Only admitted ways are used, so the choice among them is a matter of time alone.
+    """
+
+    overlaps = False
+
+    def __init__(self, forward: Forward, threads: int, rows: Sequence[int] = ROWS) -> None:
+        """`rows` are those that a part may have, ascending from 1."""
+        self.device = torch.device("cpu")
+        self.plan = forward.plan
+        self._forward = forward
+        self._rows = tuple(rows)
+        self._lanes = Lanes(threads)
+        self._teams = TeamChoice()
+        self._admitted: frozenset[Way] = frozenset(self.candidates)
+
+    @property
+    def anchors(self) -> tuple[Way, ...]:
+        """The largest parts, else single rows; one thread each."""
+        return Way(self._rows[-1], 1), Way(1, 1)
+
+    @property
+    def candidates(self) -> tuple[Way, ...]:
+        """Parts of one thread, then rows with a team."""
+        teams = sorted({team_size(rows, self._lanes.count) for rows in range(1, self._lanes.count)} - {1})
+        return (*(Way(rows, 1) for rows in self._rows), *(Way(1, threads) for threads in teams))
+
+    def admit(self, ways: Sequence[Way]) -> None:
+        """Restricts calls to these ways; at least one of them has one thread."""
+        self._admitted = frozenset(ways)
+
+    def sizes(self, largest: int) -> list[int]:
+        """One row; then as many as make the lanes' parts grow by a row."""
+        most = max(way.rows for way in self._admitted)
+        full = (self._lanes.count * rows for rows in self._rows if rows <= most)
+        return sorted({1, *(min(size, largest) for size in full)})
+
+    def padded(self, rows: int) -> int:
+        """Parts of a size that is not admitted are filled up."""
+        allowed = self._allowed(1)
+        parts = split(rows, self._lanes.count, allowed)
+        return sum(next(size for size in allowed if size >= stop - start) for start, stop in parts)
+
+    def __call__(self, x: Tensor, time: Tensor, class_labels: Tensor | None, /) -> Tensor:
+        """Model output `[B, C, H, W]` float32 for rows `x` at network times `time` `[B]`."""
+        team = Way(1, team_size(len(x), self._lanes.count))
+        if team.threads == 1 or team not in self._admitted:
+            return self._run(x, time, class_labels, 1)
+        threads = self._teams.choose(len(x), team.threads)
+        began = clock.perf_counter()
+        output = self._run(x, time, class_labels, threads)
+        self._teams.observe(len(x), threads, clock.perf_counter() - began)
+        return output
+
+    def run_as(self, way: Way, x: Tensor, time: Tensor, class_labels: Tensor | None) -> Tensor:
+        """As a call, but every part in one way, admitted or not."""
+        bounds = [(start, min(start + way.rows, len(x))) for start in range(0, len(x), way.rows)]
+        return self._run_parts(x, time, class_labels, bounds, [way.rows], way.threads)
+
+    def synchronize(self) -> None:
+        """Nothing is ever under way when a call has returned."""
+
+    def copy_out(self, value: Tensor) -> Callable[[], Tensor]:
+        """`value` is on the host."""
+        return lambda: value
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """One after the other: the cores are better used by the lanes."""
+        return list(map(function, items))
+
+    def close(self) -> None:
+        """Ends its threads."""
+        self._lanes.close()
+
+    def _run(self, x: Tensor, time: Tensor, class_labels: Tensor | None, threads: int) -> Tensor:
+        allowed = self._allowed(threads)
+        bounds = split(len(x), self._lanes.count, allowed)
+        return self._run_parts(x, time, class_labels, bounds, allowed, threads)
+
+    def _allowed(self, threads: int) -> list[int]:
+        return sorted(way.rows for way in self._admitted if way.threads == threads)
+
+    def _run_parts(
+        self,
+        x: Tensor,
+        time: Tensor,
+        class_labels: Tensor | None,
+        bounds: Sequence[tuple[int, int]],
+        allowed: Sequence[int],
+        threads: int,
+    ) -> Tensor:
+        prepared = self._forward.prepare(keys(time, class_labels))
+
+        def part(start: int, stop: int) -> Tensor:
+            rows = next(size for size in allowed if size >= stop - start)
+            inputs = tuple(filled(each, start, stop, rows) for each in (x, *prepared))
+            return self._forward.run(inputs[0], inputs[1:])[: stop - start]
+
+        return torch.cat(self._lanes.run([partial(part, *bound) for bound in bounds], threads))
+
+
+def rows_of_part(parameters: int, pixels: int) -> tuple[int, ...]:
+    """Rows that a part may have, for a network of so many parameters and images of so many pixels."""
+    return ROWS if parameters * pixels < LARGE else (1,)
+
+
+def team_size(rows: int, cores: int) -> int:
+    """Threads for each of `rows` forwards on `cores`: a power of two, all of them together no more than cores."""
+    return 1 << max(0, (cores // rows).bit_length() - 1) if rows <= cores else 1
+
+
+class TeamChoice:
+    """Whether a row gets a team or one thread, by which was quicker of late.
+
+    On an idle machine a team wins; beside other busy processes it waits for its slowest member at every layer
+    and loses. Both give the same bits.
+    """
+
+    def __init__(self) -> None:
+        self._seconds: dict[tuple[int, int], float] = {}
+        self._calls: dict[int, int] = {}
+
+    def choose(self, rows: int, team: int) -> int:
+        """Threads for each of `rows` forwards: `team` or 1."""
+        self._calls[rows] = self._calls.get(rows, 0) + 1
+        untried = [threads for threads in (team, 1) if (rows, threads) not in self._seconds]
+        if untried:
+            return untried[0]
+        quicker, slower = sorted((team, 1), key=lambda threads: self._seconds[rows, threads])
+        return slower if self._calls[rows] % RETRIED_EVERY == 0 else quicker
+
+    def observe(self, rows: int, threads: int, seconds: float) -> None:
+        """Notes a time; later ones count for more."""
+        before = self._seconds.get((rows, threads), seconds)
+        self._seconds[rows, threads] = 0.7 * before + 0.3 * seconds

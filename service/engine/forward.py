@@ -1,0 +1,140 @@
+"""One forward of a UNet for a few rows, in the quickest form that its shape and the device allow."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from service.diffusion.transfer import upload
+from service.engine.blocks import quicken
+from service.engine.embedding import Key, Projections, separable
+from service.engine.norm import replace_norms
+from service.engine.packing import input_shapes, pack_convolutions
+from service.engine.unet import UNetBody
+from service.models.info import ModelInfo
+
+if TYPE_CHECKING:
+    from diffusers.models.unets.unet_2d import UNet2DModel
+
+log = logging.getLogger(__name__)
+
+SAME = 1e-3  # of the output's largest value: a form whose output differs by more is not used
+
+
+class Forward(Protocol):
+    """A network as two calls: what depends on time and class, for any rows; then the network, for a few."""
+
+    plan: str  # names the form; part of the numerics fingerprint
+
+    def prepare(self, keys: Sequence[Key]) -> tuple[Tensor, ...]:
+        """What the rows of `keys` need, each tensor with a row for each. Called by one thread."""
+
+    def run(self, x: Tensor, prepared: tuple[Tensor, ...]) -> Tensor:
+        """Model output `[B, C, H, W]` float32 for rows `x` float32. Called by several threads."""
+
+
+class PlainForward:
+    """The network as diffusers runs it."""
+
+    plan = "plain"
+
+    def __init__(self, unet: UNet2DModel, device: torch.device, dtype: torch.dtype) -> None:
+        self._device = device
+        self._dtype = dtype
+        # diffusers' own `to` warns of float32 modules that UNet2DModel does not have
+        self._unet = torch.nn.Module.to(unet, device=device, dtype=dtype)
+
+    def prepare(self, keys: Sequence[Key]) -> tuple[Tensor, ...]:
+        """Times, and labels if there are any."""
+        times = upload(torch.tensor([time for time, _ in keys], dtype=torch.float32), self._device)
+        if keys[0][1] is None:
+            return (times,)
+        return times, upload(torch.tensor([label for _, label in keys]), self._device)
+
+    def run(self, x: Tensor, prepared: tuple[Tensor, ...]) -> Tensor:
+        """The network's sinusoids are float32 whatever its dtype."""
+        times, labels = prepared if len(prepared) == 2 else (prepared[0], None)
+        output: Tensor = self._unet(x.to(self._dtype), times, class_labels=labels, return_dict=False)[0]
+        return output.float()
+
+
+class ProjectedForward:
+    """The network without its embeddings, channels-last; on a CPU in float32 with packed convolutions too."""
+
+    def __init__(
+        self,
+        unet: UNet2DModel,
+        info: ModelInfo,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        compiled: bool = False,
+    ) -> None:
+        """`unet` is separable, in float32 and on `device`; it is taken apart. `compiled`: by `torch.compile`."""
+        self._dtype = dtype
+        self._projections = Projections(unet)
+        self._body = UNetBody(unet).to(device, dtype)
+        for weight in self._body.parameters():
+            if weight.ndim == 4:
+                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+        self.plan = "projected"
+        if device.type == "cpu" and dtype == torch.float32 and torch.backends.mkldnn.enabled:
+            self._pack(info)
+        if compiled:
+            self._body.compile(dynamic=False)
+            self.plan += ", compiled"
+
+    def prepare(self, keys: Sequence[Key]) -> tuple[Tensor, ...]:
+        """The blocks' projections of time and class."""
+        return (self._projections.rows(keys).to(self._dtype),)
+
+    def run(self, x: Tensor, prepared: tuple[Tensor, ...]) -> Tensor:
+        """The network's body."""
+        rows = x.to(dtype=self._dtype, memory_format=torch.channels_last)
+        output: Tensor = self._body(rows, *prepared)
+        return output.float().contiguous()
+
+    def _pack(self, info: ModelInfo) -> None:
+        """Makes the body quick, unless that changes more than rounding."""
+        x = torch.randn((1, *info.latent_shape), generator=torch.Generator().manual_seed(0))
+        prepared = self.prepare([(0.0, 0 if info.class_conditional else None)])
+        expected = self.run(x, prepared)
+        shapes = input_shapes(self._body, x.to(memory_format=torch.channels_last), *prepared)
+        originals = dict(_children(self._body))
+        try:
+            pack_convolutions(self._body, shapes)
+            replace_norms(self._body)
+            quicken(self._body, shapes)
+            off = float((self.run(x, prepared) - expected).abs().max() / expected.abs().max())
+        except (RuntimeError, AttributeError, TypeError) as error:
+            log.warning("cannot pack %s for this CPU: %s", info.name, error)
+            off = float("inf")
+        if off <= SAME:
+            self.plan = "projected, packed"
+        else:
+            log.warning("%s runs unpacked: packed, its output is off by %g", info.name, off)
+            for (parent, name), child in originals.items():
+                setattr(parent, name, child)
+
+
+def _children(body: nn.Module) -> list[tuple[tuple[nn.Module, str], nn.Module]]:
+    return [((parent, name), child) for parent in body.modules() for name, child in parent.named_children()]
+
+
+def _has_units(dtype: torch.dtype) -> bool:
+    name = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}[dtype]
+    supported = getattr(torch.ops.mkldnn, name, None)
+    return supported is None or bool(supported())
+
+
+def build_forward(unet: UNet2DModel, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Forward:
+    """The forward for `unet`, by a rule that depends on its shape, the device and the dtype alone."""
+    if device.type == "cpu" and dtype != torch.float32 and not _has_units(dtype):
+        log.warning("this CPU has no units for %s: it emulates them, and float32 is several times quicker", dtype)
+    if separable(unet):
+        return ProjectedForward(unet, info, device, dtype)
+    return PlainForward(unet, device, dtype)

@@ -1,0 +1,156 @@
+"""The engine's heart: schedule, run, postprocess, one step at a time."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import torch
+
+from service.engine.batching import padded
+from service.engine.collecting import Collected
+from service.engine.protocol import Expired, Failed, Finished, FromEngine, Previewed, StepEnded, StepStarted
+from service.engine.request import Preview, Sample, SampleResult
+from service.engine.runner import ModelRunner, Row
+from service.engine.scheduler import Scheduler
+
+Announce = Callable[[bytes | None], None]
+
+
+class EngineLoop:
+    """Steps the samples of several models, a model at a time in turn. One thread calls everything here.
+
+    What it has to say it hands to `emit`. A request's rows are the only persistent state; a batch is made anew
+    for every step.
+    """
+
+    def __init__(
+        self,
+        runners: Iterable[ModelRunner],
+        emit: Callable[[FromEngine], None],
+        fault_seed: int | None = None,
+    ) -> None:
+        self._runners = {runner.info.name: runner for runner in runners}
+        self._schedulers = {name: Scheduler() for name in self._runners}
+        self._turns = deque(self._runners)
+        self._rows: dict[int, Row] = {}
+        self._started: dict[int, float] = {}
+        self._leaving: list[tuple[Collected, list[Announce]]] = []
+        self._emit = emit
+        self._fault_seed = fault_seed
+
+    def submit(self, samples: Iterable[Sample]) -> None:
+        """Takes samples in; they are ready at once."""
+        for sample in samples:
+            self._schedulers[sample.model].add(sample)
+
+    def cancel(self, samples: Iterable[int]) -> None:
+        """Frees the places of samples nobody wants; unknown ids are passed over."""
+        for sample in samples:
+            for scheduler in self._schedulers.values():
+                if scheduler.abort(sample):
+                    self._forget(sample)
+
+    def step(self) -> bool:
+        """One forward of the model in turn. False when nothing is ready.
+
+        On a device that works while the CPU does something else, what a step finished is handed out while the
+        next one runs.
+        """
+        self._drop_expired()
+        name = self._next_model()
+        if name is None:
+            self._hand_out()
+            return False
+        runner, scheduler = self._runners[name], self._schedulers[name]
+        batch = scheduler.schedule(runner.choose(scheduler.ready()))
+        self._run(runner, batch)
+        self._finish(runner, scheduler.update(batch))
+        if not runner.overlaps:
+            self._hand_out()
+        return True
+
+    def _next_model(self) -> str | None:
+        for _ in range(len(self._turns)):
+            self._turns.rotate(-1)
+            if len(self._schedulers[self._turns[-1]]):
+                return self._turns[-1]
+        return None
+
+    def _drop_expired(self) -> None:
+        now = time.monotonic()
+        for scheduler in self._schedulers.values():
+            expired = scheduler.expired(now)
+            for sample in expired:
+                scheduler.abort(sample.id)
+                self._forget(sample.id)
+            if expired:
+                self._emit(Expired(tuple(sample.id for sample in expired)))
+
+    def _run(self, runner: ModelRunner, batch: list[Sample]) -> None:
+        ids = tuple(sample.id for sample in batch)
+        size = padded(len(batch), runner.times.now)
+        self._emit(StepStarted(runner.info.name, ids, size.seconds))
+        began = time.monotonic()
+        if any(sample.seed == self._fault_seed for sample in batch):
+            raise RuntimeError("the fault seed was asked for")
+        new = [sample for sample in batch if sample.id not in self._rows]
+        for row in runner.begin(new):
+            self._rows[row.sample.id] = row
+            self._started[row.sample.id] = began
+        rows = [self._rows[id_] for id_ in ids]
+        denoised = runner.step(rows)
+        self._hand_out()
+        runner.synchronize()
+        ended = time.monotonic()
+        runner.times.observe(size.size, ended - began)
+        self._emit(StepEnded(runner.info.name, ids, size.size, ended - began))
+        self._preview(runner, rows, denoised)
+
+    def _preview(self, runner: ModelRunner, rows: list[Row], denoised: torch.Tensor) -> None:
+        wanted = [
+            (row, estimate)
+            for row, estimate in zip(rows, denoised, strict=True)
+            if row.sample.preview_every
+            and row.step % row.sample.preview_every == 0
+            and row.step < len(row.sample.sigmas)
+        ]
+        if wanted:
+            announce: list[Announce] = [partial(self._announce_preview, row.sample.id, row.step) for row, _ in wanted]
+            collected = runner.collect([estimate for _, estimate in wanted], ["uint8"] * len(wanted))
+            self._leaving.append((collected, announce))
+
+    def _finish(self, runner: ModelRunner, samples: list[Sample]) -> None:
+        if not samples:
+            return
+        ended = time.monotonic()
+        images = [self._rows[sample.id].x[0] for sample in samples]
+        announce: list[Announce] = [
+            partial(self._announce, sample.id, self._started[sample.id], ended) for sample in samples
+        ]
+        self._leaving.append((runner.collect(images, [sample.pixels for sample in samples]), announce))
+        for sample in samples:
+            self._forget(sample.id)
+
+    def _hand_out(self) -> None:
+        """Emits everything that is on its way off the device."""
+        for collected, announce in self._leaving:
+            for say, pixels in zip(announce, collected.wait(), strict=True):
+                say(pixels)
+        self._leaving.clear()
+
+    def _announce_preview(self, sample: int, step: int, pixels: bytes | None) -> None:
+        if pixels is not None:
+            self._emit(Previewed(sample, Preview(step, pixels)))
+
+    def _announce(self, sample: int, started: float, ended: float, pixels: bytes | None) -> None:
+        if pixels is None:
+            self._emit(Failed(sample, "the network's result is not finite"))
+        else:
+            self._emit(Finished(sample, SampleResult(pixels, started, ended)))
+
+    def _forget(self, sample: int) -> None:
+        self._rows.pop(sample, None)
+        self._started.pop(sample, None)

@@ -1,0 +1,67 @@
+"""The seam between the engine and a device: batches in, batches out, and ways to run that can be admitted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from service.engine.embedding import Key
+from service.engine.lanes import Way
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Network(Protocol):
+    """A network on its device, as `service.diffusion.denoiser.Network` and what certification needs."""
+
+    device: torch.device
+    plan: str  # how it runs; part of the numerics fingerprint
+
+    @property
+    def anchors(self) -> tuple[Way, ...]:
+        """Ways that may define the bits: the first that agrees with itself does. In the last, rows are alone."""
+
+    @property
+    def candidates(self) -> tuple[Way, ...]:
+        """Every way that may be admitted."""
+
+    def admit(self, ways: Sequence[Way]) -> None:
+        """Restricts calls to these ways."""
+
+    def padded(self, rows: int) -> int:
+        """Rows that are computed for a batch of `rows`."""
+
+    def sizes(self, largest: int) -> list[int]:
+        """Batch sizes up to `largest` whose times tell those of all others, ascending."""
+
+    def __call__(self, x: Tensor, time: Tensor, class_labels: Tensor | None, /) -> Tensor:
+        """Model output `[B, C, H, W]` float32 for rows `x`, in admitted ways.
+
+        Times `[B]` and labels `[B]` are on the CPU.
+        """
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether calls return before their work is done."""
+
+    def synchronize(self) -> None:
+        """Waits for the work of earlier calls."""
+
+    def copy_out(self, value: Tensor) -> Callable[[], Tensor]:
+        """Starts to copy `value` to the host; the result waits for it."""
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """As the builtin, in the way that suits drawing noise on the CPU."""
+
+    def run_as(self, way: Way, x: Tensor, time: Tensor, class_labels: Tensor | None) -> Tensor:
+        """As a call, but in one way, admitted or not."""
+
+
+def keys(time: Tensor, class_labels: Tensor | None) -> list[Key]:
+    """What each row's embedding depends on."""
+    labels = [None] * len(time) if class_labels is None else class_labels.tolist()
+    return list(zip(time.tolist(), labels, strict=True))

@@ -1,0 +1,62 @@
+"""Convolutions by oneDNN with weights packed once.
+
+`torch.conv2d` packs a convolution's weights anew on every call, and leaves oneDNN for another kernel when a
+batch is small, which is why batches of one row have other bits. Calling oneDNN itself does neither.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+PACKED_FOR_ROWS = 4  # oneDNN chooses the weights' layout for a batch size
+
+
+class PackedConv2d(nn.Module):
+    """A convolution by oneDNN, with weights in the layout that oneDNN wants for inputs of a known shape."""
+
+    def __init__(self, conv: nn.Conv2d, input_shape: tuple[int, ...]) -> None:
+        """`input_shape` is `(C, H, W)`."""
+        super().__init__()
+        self._form = (conv.padding, conv.stride, conv.dilation, conv.groups)
+        self._bias = conv.bias
+        self._weight = torch.ops.mkldnn._reorder_convolution_weight(
+            conv.weight, *self._form, [PACKED_FOR_ROWS, *input_shape]
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As `nn.Conv2d`."""
+        output: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            x, self._weight, self._bias, *self._form, "none", [], ""
+        )
+        return output
+
+    def plus(self, x: Tensor, other: Tensor) -> Tensor:
+        """The convolution of `x` plus `other`, in one pass."""
+        output: Tensor = torch.ops.mkldnn._convolution_pointwise.binary(
+            x, other, self._weight, self._bias, *self._form, "add", 1.0, None, [], None
+        )
+        return output
+
+
+def input_shapes(body: nn.Module, *inputs: Tensor) -> dict[nn.Module, tuple[int, ...]]:
+    """`(C, H, W)` of the image that reaches each module with one, seen in one forward."""
+    seen: dict[nn.Module, tuple[int, ...]] = {}
+
+    def note(module: nn.Module, arguments: tuple[object, ...]) -> None:
+        if arguments and isinstance(arguments[0], Tensor) and arguments[0].ndim == 4:
+            seen[module] = tuple(arguments[0].shape[1:])
+
+    hooks = [module.register_forward_pre_hook(note) for module in body.modules()]
+    body(*inputs)
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+def pack_convolutions(body: nn.Module, shapes: dict[nn.Module, tuple[int, ...]]) -> None:
+    """Replaces every plain convolution in `body` that an image reached."""
+    for parent in list(body.modules()):
+        for name, child in parent.named_children():
+            if type(child) is nn.Conv2d and child in shapes and child.padding_mode == "zeros":
+                setattr(parent, name, PackedConv2d(child, shapes[child]))

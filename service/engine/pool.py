@@ -1,0 +1,389 @@
+"""The `EngineClient` that serves HTTP: admits requests, spreads them over engines, replays what an engine lost."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import Sequence
+
+import msgspec
+
+from service.engine.admission import Backlog
+from service.engine.batching import best_rate, padded
+from service.engine.client import EngineObserver, Fatality
+from service.engine.job import Job
+from service.engine.links import Connect
+from service.engine.protocol import (
+    Cancel,
+    EngineConfig,
+    Expired,
+    Failed,
+    Finished,
+    FromEngine,
+    Previewed,
+    Ready,
+    StepEnded,
+    StepStarted,
+    Submit,
+)
+from service.engine.request import ModelStatus, Sample
+from service.engine.supervisor import Cause, Supervisor
+from service.engine.times import StepTimes
+from service.errors import (
+    DeadlineExceeded,
+    Draining,
+    EngineLost,
+    InferenceFailed,
+    InvalidRequest,
+    NotReady,
+    Overloaded,
+    QuotaExceeded,
+    ServiceError,
+)
+from service.models.info import ModelInfo
+
+log = logging.getLogger(__name__)
+
+# A request that ran alone when the engine was lost is to blame for a crash; for the rest it may be mere bad luck.
+STRIKES_OUT = 3
+STRIKES = {Cause.CRASHED: 3, Cause.KILLED: 1, Cause.HANG: 2, Cause.SILENT: 1, Cause.FATAL: 0}
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What is accepted; the settings of the same names. Seconds, image-steps, counts."""
+
+    request_timeout: float = 300.0
+    max_queue_time: float = 60.0
+    max_client_image_steps: int = 0
+    engine_restarts: int = 10
+
+
+class EnginePool:
+    """Several supervised engines, each with every model, behind one `submit`.
+
+    A request stays whole on one engine, so that the bits of two engines never mix in one answer.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[ModelInfo],
+        configs: Sequence[EngineConfig],
+        connect: Connect,
+        limits: Limits,
+        observer: EngineObserver,
+    ) -> None:
+        self._fatal: asyncio.Future[Fatality] | None = None
+        self._limits = limits
+        self._observer = observer
+        self._engines = [Supervisor(config, models, connect, self, limits.engine_restarts) for config in configs]
+        self._tasks: list[asyncio.Task[None]] = []
+        self._status: dict[str, ModelStatus] = {}
+        self._times: dict[str, StepTimes] = {}
+        self._jobs: dict[int, Job] = {}
+        self._places: dict[int, Supervisor] = {}  # request -> engine; absent while it waits for one
+        self._by_sample: dict[int, Job] = {}
+        self._running: set[int] = set()  # samples that have begun a step
+        self._timers: dict[int, asyncio.TimerHandle] = {}
+        self._backlog = Backlog()
+        self._ids = itertools.count(1)
+        self._draining = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    # -- what HTTP asks
+
+    @property
+    def fatal(self) -> asyncio.Future[Fatality]:
+        """Resolved when nothing will ever be served again; there is one from `start` on."""
+        assert self._fatal is not None, "not started"
+        return self._fatal
+
+    async def start(self) -> None:
+        """Starts the engines and returns at once; the second time it does nothing."""
+        if self._fatal is not None:
+            return
+        self._fatal = asyncio.get_running_loop().create_future()
+        self._tasks = [asyncio.create_task(self._supervise(engine)) for engine in self._engines]
+
+    def status(self, model: str) -> ModelStatus | None:
+        """What the engines found out about a model; None before one was ready for the first time."""
+        return self._status.get(model)
+
+    @property
+    def not_ready_reason(self) -> str | None:
+        """None when an engine can take work; else why not."""
+        if self._fatal is None:
+            return "the service is starting"
+        if self._fatal.done():
+            return self._fatal.result().reason
+        if self._draining:
+            return "the service is stopping"
+        if any(engine.ready for engine in self._engines):
+            return None
+        return "the engine is being replaced" if self._status else "the model is loading"
+
+    @property
+    def engine_pids(self) -> list[int]:
+        """Process ids of the engines that live now."""
+        return [engine.pid for engine in self._engines if engine.pid is not None]
+
+    def submit(self, samples: Sequence[Sample]) -> Job:
+        """Accepts one request, or refuses it at once; see `EngineClient.submit`."""
+        self._check_open(samples[0].model)
+        self._admit(samples)
+        request = next(self._ids)
+        for sample in samples:
+            sample.request = request
+            sample.id = next(self._ids)
+        job = Job(samples, sum(other.outstanding() for other in self._jobs.values()), self._cancelled)
+        self._jobs[request] = job
+        self._by_sample.update((sample.id, job) for sample in samples)
+        self._idle.clear()
+        deadline = samples[0].deadline
+        if deadline is not None:
+            self._timers[request] = asyncio.get_running_loop().call_later(
+                max(0.0, deadline - time.monotonic()), self._end, job, DeadlineExceeded("the deadline passed")
+            )
+        self._count(job)
+        self._dispatch(job, list(samples))
+        return job
+
+    async def drain(self) -> None:
+        """Refuses new work and returns when everything accepted is answered."""
+        self._draining = True
+        await self._idle.wait()
+
+    async def close(self) -> None:
+        """Ends the engines; what is unanswered fails with `Draining`."""
+        self._draining = True
+        for job in list(self._jobs.values()):
+            self._end(job, Draining("the service is stopping"))
+        for engine in self._engines:
+            engine.close()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # -- admission
+
+    def _check_open(self, model: str) -> None:
+        if self._draining:
+            raise Draining("the service is stopping")
+        if self.fatal.done():
+            raise EngineLost(self.fatal.result().reason)
+        if model not in self._status:
+            raise NotReady("the model is loading", retry_after=5)
+
+    def _admit(self, samples: Sequence[Sample]) -> None:
+        first = samples[0]
+        steps = sum(len(sample.sigmas) for sample in samples)
+        self._check_quota(first.client, steps)
+        alone = self._idle_seconds(samples)
+        restart = 0.0
+        if not any(engine.ready for engine in self._engines):
+            restart = max(engine.load_seconds for engine in self._engines)
+        work = steps / self._rate(first.model)
+        finish = restart + max(alone, self._backlog.finish(first.client, work))
+        if first.deadline is not None:
+            left = first.deadline - time.monotonic()
+            if alone > left:
+                raise InvalidRequest(
+                    "is less than the request takes on an idle server",
+                    loc=("body", "timeout"),
+                    code="timeout_too_short",
+                )
+            if finish > left:
+                raise Overloaded("the backlog would break the request's deadline", retry_after=finish - left)
+        wait = finish - alone
+        if wait > self._limits.max_queue_time:
+            raise Overloaded("the backlog is over max_queue_time", retry_after=wait - self._limits.max_queue_time)
+        excess = self._backlog.total() + work - self._limits.request_timeout
+        if excess > 0 and len(self._jobs):
+            raise Overloaded("the backlog would break the deadlines of accepted requests", retry_after=excess)
+
+    def _check_quota(self, client: str, steps: int) -> None:
+        quota = self._limits.max_client_image_steps
+        if not quota:
+            return
+        jobs = [job for job in self._jobs.values() if job.client == client]
+        outstanding = sum(job.outstanding() for job in jobs)
+        if outstanding + steps > quota:
+            seconds = sum(job.outstanding() / self._rate(job.model) for job in jobs)
+            raise QuotaExceeded(f"more than {quota} image-steps of this client are outstanding", retry_after=seconds)
+
+    def _rate(self, model: str) -> float:
+        """Image-steps per second of all engines together (of those that were ever ready)."""
+        engines = sum(engine.load_seconds > 0 for engine in self._engines)
+        return best_rate(self._times[model].now) * max(1, engines)
+
+    def _idle_seconds(self, samples: Sequence[Sample]) -> float:
+        """Seconds on an idle engine: bounded by throughput, and by the longest chain of steps."""
+        sizes = self._times[samples[0].model].now
+        steps = [len(sample.sigmas) for sample in samples]
+        smallest = padded(min(len(samples), sizes[-1].size), sizes)
+        return max(sum(steps) / best_rate(sizes), max(steps) * smallest.seconds)
+
+    # -- where work is
+
+    def _dispatch(self, job: Job, samples: Sequence[Sample]) -> None:
+        """To the ready engine with the least outstanding image-steps; without one it waits."""
+        ready = [engine for engine in self._engines if engine.ready]
+        if not ready:
+            return
+        engine = min(ready, key=lambda engine: engine.outstanding)
+        engine.outstanding += job.outstanding()
+        self._places[job.id] = engine
+        job.fingerprint = self._status[job.model].fingerprint
+        engine.send(Submit(tuple(samples)))
+
+    def _displace(self, job: Job) -> Supervisor | None:
+        """Takes a request off its engine's account."""
+        engine = self._places.pop(job.id, None)
+        if engine is not None:
+            engine.outstanding -= job.outstanding()
+        return engine
+
+    def _count(self, job: Job) -> None:
+        self._backlog.set(job.client, job.id, job.outstanding() / self._rate(job.model))
+        self._report()
+
+    def _report(self) -> None:
+        waiting = sum(len(job.unfinished()) for job in self._jobs.values()) - len(self._running)
+        running = {self._by_sample[sample].id for sample in self._running}
+        self._observer.load(
+            requests_running=len(running),
+            requests_waiting=len(self._jobs) - len(running),
+            images_waiting=waiting,
+        )
+
+    def _cancelled(self, job: Job) -> None:
+        self._end(job, None)
+
+    def _end(self, job: Job, error: ServiceError | None) -> None:
+        """Ends a request early: frees its places in the engine and forgets it."""
+        if job.ended:
+            return
+        unfinished = job.unfinished()
+        engine = self._displace(job)
+        if engine is not None:
+            engine.send(Cancel(tuple(sample.id for sample in unfinished)))
+        job.fail(error or InferenceFailed("the request was cancelled"))
+        self._forget(job)
+
+    def _forget(self, job: Job) -> None:
+        del self._jobs[job.id]
+        for sample in job.samples:
+            del self._by_sample[sample]
+            self._running.discard(sample)
+        timer = self._timers.pop(job.id, None)
+        if timer is not None:
+            timer.cancel()
+        self._backlog.set(job.client, job.id, 0)
+        self._report()
+        if not self._jobs:
+            self._idle.set()
+
+    # -- what supervisors tell
+
+    def on_ready(self, engine: Supervisor, ready: Ready) -> None:
+        """Publishes what it found out, and sends what waits."""
+        for status in ready.models:
+            known = self._status.get(status.name)
+            if known is not None and known.fingerprint != status.fingerprint:
+                if any(other.ready for other in self._engines if other is not engine):
+                    self.on_fatal(f"the devices give different bits for {status.name}", budget_spent=False)
+                    return
+                log.warning("numerics changed", extra={"model": status.name, "fingerprint": status.fingerprint})
+                self._replay_whole(status.name)
+            self._status[status.name] = status
+            self._times[status.name] = StepTimes(status.batch_sizes)
+        self._observer.engines_ready(sum(engine.ready for engine in self._engines))
+        for job in [job for job in self._jobs.values() if job.id not in self._places]:
+            self._replay(job, whole=False)
+
+    def _replay_whole(self, model: str) -> None:
+        for job in [job for job in self._jobs.values() if job.model == model]:
+            try:
+                job.replay(whole=True)
+            except ServiceError as error:
+                self._end(job, error)
+
+    def _replay(self, job: Job, *, whole: bool) -> None:
+        samples = job.replay(whole=whole)
+        self._count(job)
+        self._dispatch(job, samples)
+
+    def on_message(self, engine: Supervisor, message: FromEngine) -> None:
+        """Books steps, hands out results."""
+        if isinstance(message, StepEnded):
+            self._stepped(engine, message)
+        elif isinstance(message, Finished):
+            job = self._by_sample.get(message.sample)
+            if job is not None:
+                self._running.discard(message.sample)
+                if job.finished(message.sample, message.result):
+                    self._displace(job)
+                    self._forget(job)
+        elif isinstance(message, Previewed):
+            job = self._by_sample.get(message.sample)
+            if job is not None:
+                job.previewed(message.sample, message.preview)
+        elif isinstance(message, StepStarted):
+            self._running.update(sample for sample in message.samples if sample in self._by_sample)
+        elif isinstance(message, Failed):
+            job = self._by_sample.get(message.sample)
+            if job is not None:
+                self._end(job, InferenceFailed(message.reason))
+        elif isinstance(message, Expired):
+            for job in self._jobs_of(message.samples):
+                self._end(job, DeadlineExceeded("the deadline passed"))
+
+    def _jobs_of(self, samples: Sequence[int]) -> list[Job]:
+        jobs = [self._by_sample[sample] for sample in samples if sample in self._by_sample]
+        return list({job.id: job for job in jobs}.values())
+
+    def _stepped(self, engine: Supervisor, message: StepEnded) -> None:
+        self._times[message.model].observe(message.size, message.seconds)
+        for sample in message.samples:
+            if sample in self._by_sample:
+                self._by_sample[sample].stepped(sample)
+                engine.outstanding -= 1
+        for job in self._jobs_of(message.samples):
+            self._backlog.set(job.client, job.id, job.outstanding() / self._rate(job.model))
+        self._observer.step(message.model, rows=len(message.samples), size=message.size, seconds=message.seconds)
+        self._report()
+
+    def on_lost(self, engine: Supervisor, suspects: tuple[int, ...], cause: Cause) -> None:
+        """Fails the request that ran alone; sets the others apart or back, for the next engine."""
+        self._observer.engine_lost(cause.value)
+        self._observer.engines_ready(sum(engine.ready for engine in self._engines))
+        accused = self._jobs_of(suspects)
+        orphans = [self._jobs[request] for request, place in self._places.items() if place is engine]
+        for job in orphans:
+            self._displace(job)
+            self._running.difference_update(job.samples)
+        engine.outstanding = 0
+        for job in accused:
+            if len(accused) == 1 and job.isolated:
+                job.strikes += STRIKES[cause]
+            if job.strikes >= STRIKES_OUT:
+                self._end(job, EngineLost("the engine was lost each time it ran this request"))
+            else:
+                job.isolate()
+        for job in orphans:
+            if not job.ended:
+                self._replay(job, whole=False)
+
+    def on_fatal(self, reason: str, *, budget_spent: bool) -> None:
+        """Nothing will be served any more: ends all, and tells whoever waits on `fatal`."""
+        if not self.fatal.done():
+            self.fatal.set_result(Fatality(reason, budget_spent))
+        for job in list(self._jobs.values()):
+            self._end(job, EngineLost(reason))
+
+    async def _supervise(self, engine: Supervisor) -> None:
+        try:
+            await engine.run()
+        except Exception as error:
+            log.exception("the supervisor failed")
+            self.on_fatal(f"cannot keep an engine on {engine.config.device}: {error}", budget_spent=False)

@@ -1,0 +1,130 @@
+"""Decides who steps next. Knows samples and limits; nothing of tensors, HTTP or clocks."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+from service.engine.request import Sample
+
+
+class Scheduler:
+    """Shares one model's batches: clients in turn, a client's requests in turn, a request's samples in order.
+
+    A sample stays until `update` has counted its last step or `abort` removed it. Samples of a request are
+    taken in order, so those that have begun end before others begin, and few tensors are alive at a time.
+    A request marked `isolated` never shares a batch; isolated and ordinary batches alternate.
+    """
+
+    def __init__(self) -> None:
+        self._samples: dict[int, Sample] = {}
+        self._steps_left: dict[int, int] = {}
+        self._requests: dict[int, dict[int, Sample]] = {}
+        self._turns: dict[str, deque[int]] = {}  # client -> its requests, the next in turn first
+        self._clients: deque[str] = deque()  # the next in turn first
+        self._isolated: deque[int] = deque()
+        self._isolated_last = False
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def add(self, sample: Sample) -> None:
+        """Takes a sample in; it is ready at once."""
+        self._samples[sample.id] = sample
+        self._steps_left[sample.id] = len(sample.sigmas)
+        members = self._requests.get(sample.request)
+        if members is None:
+            members = self._requests[sample.request] = {}
+            self._enqueue(sample)
+        members[sample.id] = sample
+
+    def _enqueue(self, sample: Sample) -> None:
+        if sample.isolated:
+            self._isolated.append(sample.request)
+            return
+        if sample.client not in self._turns:
+            self._turns[sample.client] = deque()
+            self._clients.append(sample.client)
+        self._turns[sample.client].append(sample.request)
+
+    def abort(self, sample_id: int) -> Sample | None:
+        """Removes a sample wherever it is in its life; None if it is not here (any more)."""
+        sample = self._samples.pop(sample_id, None)
+        if sample is None:
+            return None
+        del self._steps_left[sample_id]
+        members = self._requests[sample.request]
+        del members[sample_id]
+        if not members:
+            self._dequeue(sample)
+        return sample
+
+    def _dequeue(self, sample: Sample) -> None:
+        del self._requests[sample.request]
+        if sample.isolated:
+            self._isolated.remove(sample.request)
+            return
+        turns = self._turns[sample.client]
+        turns.remove(sample.request)
+        if not turns:
+            del self._turns[sample.client]
+            self._clients.remove(sample.client)
+
+    def ready(self) -> int:
+        """How many samples the next batch could hold if it had no limit."""
+        if self._next_is_isolated():
+            return len(self._requests[self._isolated[0]])
+        return len(self._samples) - sum(len(self._requests[request]) for request in self._isolated)
+
+    def _next_is_isolated(self) -> bool:
+        return bool(self._isolated) and (not self._clients or not self._isolated_last)
+
+    def schedule(self, max_rows: int) -> list[Sample]:
+        """The next batch, at most `max_rows` samples; all of them ready to step."""
+        self._isolated_last = self._next_is_isolated()
+        if self._isolated_last:
+            self._isolated.rotate(-1)
+            return list(self._requests[self._isolated[-1]].values())[:max_rows]
+        batch: list[Sample] = []
+        unscheduled = {
+            request: iter(self._requests[request].values()) for turns in self._turns.values() for request in turns
+        }
+        idle = 0
+        while len(batch) < max_rows and idle < len(self._clients):
+            client = self._clients[0]
+            self._clients.rotate(-1)
+            sample = self._next_of(self._turns[client], unscheduled)
+            idle = 0 if sample else idle + 1
+            if sample:
+                batch.append(sample)
+        return batch
+
+    @staticmethod
+    def _next_of(turns: deque[int], unscheduled: dict[int, Iterator[Sample]]) -> Sample | None:
+        for _ in range(len(turns)):
+            request = turns[0]
+            turns.rotate(-1)
+            sample = next(unscheduled[request], None)
+            if sample is not None:
+                return sample
+        return None
+
+    def update(self, stepped: Iterable[Sample]) -> list[Sample]:
+        """Counts one step of each; returns and forgets the finished ones. Aborted ones are passed over."""
+        finished = []
+        for sample in stepped:
+            if sample.id not in self._samples:
+                continue
+            self._steps_left[sample.id] -= 1
+            if not self._steps_left[sample.id]:
+                finished.append(sample)
+                self.abort(sample.id)
+        return finished
+
+    def step_index(self, sample: Sample) -> int:
+        """How many steps of a sample are done."""
+        return len(sample.sigmas) - self._steps_left[sample.id]
+
+    def expired(self, now: float) -> list[Sample]:
+        """Samples whose deadline is not after `now`; the caller aborts them."""
+        return [s for s in self._samples.values() if s.deadline is not None and s.deadline <= now]

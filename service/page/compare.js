@@ -1,0 +1,33 @@
+// The same seed after one, two and four steps.
+
+import { pictureUrl } from "./api.js";
+import { $, Frame, el } from "./dom.js";
+import { getPicture } from "./geturl.js";
+import { report } from "./report.js";
+import { label, model, seed } from "./settings.js";
+
+const STEPS = [1, 2, 4];
+let sources = [];
+
+export const compare = {
+  label: "Compare",
+
+  async run(signal) {
+    const urls = STEPS.map((steps) => pictureUrl(model().id, label(), seed(), steps));
+    const frames = STEPS.map(() => new Frame());
+    const captions = STEPS.map((steps) => el("figcaption", { textContent: steps === 1 ? "1 step" : `${steps} steps` }));
+    $("compare-tiles").replaceChildren(...frames.map((frame, i) => el("li", {}, el("figure", {}, frame.node, captions[i]))));
+    report("compare", { request: { urls }, status: "Waiting…", times: {} });
+    const old = sources;
+    sources = [];
+    const found = await Promise.all(urls.map(async (url, i) => {
+      const one = await getPicture(url, signal);
+      sources.push(one.src);
+      frames[i].finish(one.src, `Seed ${seed()} after ${STEPS[i] === 1 ? "one step" : `${STEPS[i]} steps`}`);
+      captions[i].append(one.cached ? " · from your browser" : ` · ${Math.round(one.times.inference ?? 0)} ms`);
+      return one;
+    }));
+    old.forEach(URL.revokeObjectURL);
+    report("compare", { times: found.at(-1).times, status: `Seed ${seed()} after one, two and four steps.` });
+  },
+};

@@ -1,0 +1,136 @@
+// Edits of a picture: one of the person's own (opened, dropped, pasted) or one made here.
+
+import { Problem, ask, pictureUrl } from "./api.js";
+import { draw, hasPicture, maskBlob, maskIsEmpty, pictureBlob, setMask, setPicture, startCanvas } from "./canvas.js";
+import { streamInto } from "./create.js";
+import { $, Frame, dataUrl, el, loadImage } from "./dom.js";
+import { report } from "./report.js";
+import { common, label, model, randomSeed, seed, steps } from "./settings.js";
+import { notice, run } from "./task.js";
+
+const PREVIEWS = 8;
+
+const KINDS = {
+  inpaint: { button: "Repaint", hint: "Paint over what shall be made anew; everything else stays as it is.", before: "Your picture and the mask" },
+  colorize: { button: "Colour", hint: "The brightness of your picture stays, its colours are made.", before: "Your picture in grey" },
+  "super-resolution": { button: "Enlarge", hint: "The mean of every block stays, its detail is made.", before: "Your picture in blocks" },
+  stroke: { button: "Redraw", hint: "Your picture is buried in noise, and found again as the model would draw it.", before: "Your picture" },
+};
+
+const kind = () => $("edit-kind").value;
+let after = null;
+
+export async function usePicture(src, slug) {
+  try {
+    setPicture(await loadImage(src));
+  } catch {
+    notice("This file is not a picture that can be opened here. Try a PNG, JPEG or WebP.");
+    return false;
+  }
+  if (slug && [...$("class").options].some(({ value }) => value === slug)) $("class").value = slug;
+  after.clear();
+  $("after-caption").textContent = "After";
+  return true;
+}
+
+async function openFile(file) {
+  if (!file) return;
+  const src = URL.createObjectURL(file);
+  await usePicture(src);
+  URL.revokeObjectURL(src);
+}
+
+/** Makes a picture to edit: of the chosen class, and of a seed of its own. */
+async function sample(number, signal) {
+  const response = await ask(pictureUrl(model().id, label(), number, 2), { signal });
+  const index = Number(response.headers.get("X-Class-Label") ?? NaN);
+  const src = URL.createObjectURL(await response.blob());
+  await usePicture(src, model().classes.find((one) => one.index === index)?.slug);
+  URL.revokeObjectURL(src);
+}
+
+export function showKind() {
+  const all = Number($("steps").dataset.grid), most = kind() === "stroke" ? 8 : all;
+  $("steps").max = most;
+  $("steps").value = kind() === "stroke" ? 4 : all;
+  $("steps-value").value = $("steps").value;
+  for (const node of document.querySelectorAll("[data-edit]")) node.hidden = node.dataset.edit !== kind();
+  $("mask-tools").hidden = kind() !== "inpaint";
+  $("edit-hint").textContent = KINDS[kind()].hint;
+  $("before-caption").textContent = KINDS[kind()].before;
+  $("before").classList.toggle("painting", kind() === "inpaint");
+  edit.label = KINDS[kind()].button;
+  $("go").textContent = edit.label;
+  draw(kind(), Math.round(model().image_size / Number($("factor").value || 1)));
+}
+
+function startDrop() {
+  const drop = $("drop");
+  for (const name of ["dragenter", "dragover"]) {
+    drop.addEventListener(name, (event) => {
+      event.preventDefault();
+      drop.classList.add("over");
+    });
+  }
+  for (const name of ["dragleave", "drop"]) drop.addEventListener(name, () => drop.classList.remove("over"));
+  drop.addEventListener("drop", (event) => {
+    event.preventDefault();
+    openFile(event.dataTransfer.files[0]);
+  });
+  document.addEventListener("paste", (event) => {
+    const file = [...event.clipboardData.files].find(({ type }) => type.startsWith("image/"));
+    if (file && !$("panel-edit").hidden) openFile(file);
+  });
+}
+
+export const edit = {
+  label: "Repaint",
+
+  start() {
+    after = new Frame($("after"));
+    startCanvas();
+    startDrop();
+    setMask("middle");
+    $("edit-kind").addEventListener("change", showKind);
+    $("factor").addEventListener("change", showKind);
+    $("file").addEventListener("change", () => {
+      openFile($("file").files[0]);
+      $("file").value = "";
+    });
+    $("sample").addEventListener("click", () => run((signal) => sample(randomSeed(), signal)));
+  },
+
+  enter() {
+    showKind();
+    if (!hasPicture()) run((signal) => sample(seed(), signal));
+  },
+
+  async run(signal) {
+    if (!hasPicture()) await sample(seed(), signal);
+    if (kind() === "inpaint" && maskIsEmpty()) {
+      throw new Problem("empty-mask", { detail: "Paint over a part of the picture first." });
+    }
+    const body = { ...common(), seed: seed() };
+    const all = Number($("steps").dataset.grid);
+    if (steps() !== all) body.num_inference_steps = steps();
+    if (kind() === "stroke") body.strength = Number($("strength").value);
+    if (kind() === "super-resolution") body.factor = Number($("factor").value);
+    const files = { image: await pictureBlob() };
+    if (kind() === "inpaint") files.mask = await maskBlob();
+    const form = new FormData();
+    for (const [name, blob] of Object.entries(files)) form.append(name, blob, `${name}.png`);
+    form.append("request", JSON.stringify({ ...body, callback_steps: Math.ceil(steps() / PREVIEWS) }));
+    const request = { path: `v1/edits/${kind()}`, body, files };
+    after.clear();
+    $("after-caption").textContent = "After";
+    await streamInto("edit", request, { form, signal }, [after], (entry) => {
+      const src = dataUrl(entry.b64_json, entry.media_type);
+      after.finish(src, `After, seed ${entry.seed}`);
+      const save = el("a", { href: src, download: `${kind()}-${entry.seed}.png`, textContent: "Save" });
+      const on = el("button", { type: "button", className: "link", textContent: "Edit further" });
+      on.addEventListener("click", () => usePicture(src));
+      $("after-caption").replaceChildren(`After · ${entry.seed} `, save, " ", on);
+    });
+    report("edit", { status: `Done, with seed ${body.seed}.` });
+  },
+};

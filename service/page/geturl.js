@@ -1,0 +1,15 @@
+// Pictures by GET: the browser's own cache makes them instant the second time.
+
+import { ask, serverTiming } from "./api.js";
+
+/** One picture: {src, times (milliseconds), cached}. The caller revokes `src`. */
+export async function getPicture(url, signal) {
+  const began = performance.now();
+  const response = await ask(url, { signal });
+  const src = URL.createObjectURL(await response.blob());
+  const entry = performance.getEntriesByName(response.url).at(-1);
+  performance.clearResourceTimings();
+  const cached = entry?.transferSize === 0;
+  const browser = performance.now() - began;
+  return { src, cached, times: cached ? { browser } : { ...serverTiming(response), browser } };
+}

@@ -1,0 +1,106 @@
+"""A client that goes away frees what it held."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from tests.api.conftest import Stand
+
+pytestmark = pytest.mark.anyio
+
+Message = dict[str, Any]
+
+
+class Caller:
+    """One request straight to the application, whose connection the test can close."""
+
+    def __init__(self, stand: Stand, method: str, path: str, body: bytes = b"") -> None:
+        headers = [(b"host", b"test"), (b"content-type", b"application/json")]
+        if body:
+            headers.append((b"content-length", str(len(body)).encode()))
+        self.scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": method,
+            "scheme": "http",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "root_path": "",
+            "headers": headers,
+            "client": ("192.0.2.1", 5),
+            "server": ("test", 80),
+        }
+        self.sent: list[Message] = []
+        self.gone = asyncio.Event()
+        self._body: list[bytes] = [body]
+        app: Callable[..., Awaitable[None]] = stand.app
+        self.task = asyncio.ensure_future(app(self.scope, self._receive, self._send))
+
+    async def _receive(self) -> Message:
+        if self._body:
+            return {"type": "http.request", "body": self._body.pop(), "more_body": False}
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Message) -> None:
+        self.sent.append(message)
+
+
+async def test_generate_is_cancelled(stand: Stand) -> None:
+    """The submission is cancelled within milliseconds, nothing is answered, and it counts as cancelled."""
+    stand.engine.gate.clear()
+    caller = Caller(stand, "POST", "/v1/generate", b"{}")
+    await stand.engine.submitted(1)
+    assert not stand.engine.submissions[0].cancelled
+    caller.gone.set()
+    async with asyncio.timeout(1):
+        await caller.task
+    assert stand.engine.submissions[0].cancelled
+    assert caller.sent == []
+    assert stand.counted("requests_total", route="generate", outcome="cancelled") == 1
+
+
+async def test_a_shared_image_goes_on_for_the_others(stand: Stand) -> None:
+    """The one who started it may leave; when the last has left, the run is cancelled."""
+    stand.engine.gate.clear()
+    callers = [Caller(stand, "GET", "/v1/images/avatars/any/1.png") for _ in range(3)]
+    await stand.engine.submitted(1)
+    await asyncio.sleep(0.05)
+    for caller in callers[:2]:
+        caller.gone.set()
+        async with asyncio.timeout(1):
+            await caller.task
+        assert not stand.engine.submissions[0].cancelled
+    callers[2].gone.set()
+    async with asyncio.timeout(1):
+        await callers[2].task
+        while not stand.engine.submissions[0].cancelled:
+            await asyncio.sleep(0)
+    assert len(stand.engine.submissions) == 1
+    stand.engine.gate.set()
+    async with stand.client() as client:
+        assert (await client.get("/v1/images/avatars/any/1.png")).status_code == 200
+    assert len(stand.engine.submissions) == 2
+
+
+async def test_the_remaining_waiter_is_answered(stand: Stand) -> None:
+    """Who stays gets the image that another one's request started."""
+    stand.engine.gate.clear()
+    first = Caller(stand, "GET", "/v1/images/avatars/any/1.png")
+    await stand.engine.submitted(1)
+    second = Caller(stand, "GET", "/v1/images/avatars/any/1.png")
+    await asyncio.sleep(0.05)
+    first.gone.set()
+    await first.task
+    stand.engine.gate.set()
+    async with asyncio.timeout(5):
+        await second.task
+    assert second.sent[0]["status"] == 200
+    assert len(stand.engine.submissions) == 1
+    assert not stand.engine.submissions[0].cancelled

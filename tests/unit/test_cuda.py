@@ -1,0 +1,171 @@
+"""The GPU's bookkeeping, run on the CPU: sizes, places, padding, and results that leave while the next step runs.
+
+Graphs and streams themselves need a GPU; `benchmarks/gpu_check.py` runs all of this there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from service.engine.certification import certify
+from service.engine.collecting import Collected
+from service.engine.cuda import Buckets, CudaNetwork
+from service.engine.forward import build_forward
+from service.engine.lanes import Way
+from service.engine.loop import EngineLoop
+from service.engine.protocol import EngineConfig, Finished, FromEngine, StepEnded, StepStarted
+from service.engine.request import Sample
+from service.engine.runner import ModelRunner
+from service.models.folder import load_info
+from service.models.info import ModelInfo
+from service.models.loader import load_unet
+from tests.tiny import tiny_model
+
+
+class Rerun:
+    """A recorder without graphs: a replay runs the computation again and puts the result in its place."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+
+    def record(self, run: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        output = run().clone()
+        self.rows.append(len(output))
+
+        def replay() -> None:
+            output.copy_(run())
+
+        return replay, output
+
+
+@pytest.fixture(autouse=True)
+def inference() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.inference_mode():
+        yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def info(tmp_path: Path) -> ModelInfo:
+    return load_info(tiny_model(tmp_path / "model"), "tiny")
+
+
+def network_of(info: ModelInfo, largest: int, recorder: Rerun | None = None) -> CudaNetwork:
+    device = torch.device("cpu")
+    forward = build_forward(load_unet(info), info, device, torch.float32)
+    return CudaNetwork(forward, info.latent_shape, True, device, largest, recorder or Rerun())
+
+
+def rows_of(info: ModelInfo, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    x = torch.randn(count, *info.latent_shape, generator=torch.Generator().manual_seed(0))
+    return x, torch.linspace(-1500, 1095, count), torch.arange(count) % 10
+
+
+def test_sizes_are_recorded_largest_first(info: ModelInfo) -> None:
+    recorder = Rerun()
+    network_of(info, 12, recorder)
+    assert recorder.rows == [12, 8, 4, 2, 1]
+
+
+@pytest.mark.parametrize("count", [1, 3, 8, 12, 13, 30])
+def test_any_number_of_rows_gives_each_its_own_result(info: ModelInfo, count: int) -> None:
+    network = network_of(info, 12)
+    x, time, labels = rows_of(info, count)
+    together = network(x, time, labels)
+    alone = [network(x[i : i + 1], time[i : i + 1], labels[i : i + 1]) for i in range(count)]
+    assert torch.equal(together, torch.cat(alone))
+
+
+def test_a_result_survives_the_next_replay(info: ModelInfo) -> None:
+    network = network_of(info, 4)
+    x, time, labels = rows_of(info, 4)
+    first = network(x, time, labels)
+    before = first.clone()
+    network(x.flip(0), time, labels)
+    assert torch.equal(first, before)
+
+
+def test_only_admitted_sizes_are_kept(info: ModelInfo) -> None:
+    network = network_of(info, 16)
+    network.admit([Way(4, 1), Way(16, 1)])
+    assert network.sizes(64) == [4, 16]
+    assert [network.padded(rows) for rows in (1, 4, 5, 16, 17, 21)] == [4, 4, 16, 16, 20, 32]
+    x, time, labels = rows_of(info, 3)
+    assert torch.equal(network(x, time, labels), network.run_as(Way(4, 1), x, time, labels))
+
+
+def test_buckets_refuse_a_size_that_was_not_recorded(info: ModelInfo) -> None:
+    forward = build_forward(load_unet(info), info, torch.device("cpu"), torch.float32)
+    x, _, _ = rows_of(info, 4)
+    prepared = forward.prepare([(0.0, 1)] * 4)
+    buckets = Buckets(forward, x, prepared, (2, 4))
+    buckets.record(Rerun())
+    with pytest.raises(KeyError):
+        buckets.run(x[:3], [each[:3] for each in prepared])
+
+
+def test_it_is_certified_like_any_network(info: ModelInfo, tmp_path: Path) -> None:
+    config = EngineConfig("cpu", "float32", 1, 16, 10.0, True, str(tmp_path / "cache"))
+    certificate, sizes = certify(info, network_of(info, 16), config)
+    assert [trial.way.rows for trial in certificate.trials if trial.exact] == [1, 2, 4, 8, 16]
+    assert [size.size for size in sizes] == [1, 2, 4, 8, 16]
+
+
+class Later(CudaNetwork):
+    """Notes when results are taken off the device."""
+
+    def __init__(self, *arguments: object, journal: list[str]) -> None:
+        super().__init__(*arguments)  # type: ignore[arg-type]
+        self.journal = journal
+
+    def copy_out(self, value: Tensor) -> Callable[[], Tensor]:
+        self.journal.append("copy begins")
+
+        def wait() -> Tensor:
+            self.journal.append("copy waited for")
+            return value
+
+        return wait
+
+    def synchronize(self) -> None:
+        self.journal.append("step over")
+
+
+def test_results_leave_while_the_next_step_runs(info: ModelInfo) -> None:
+    """The bytes of step one are waited for only after step two was asked for, and before it is over."""
+    journal: list[str] = []
+    forward = build_forward(load_unet(info), info, torch.device("cpu"), torch.float32)
+    network = Later(forward, info.latent_shape, True, torch.device("cpu"), 1, Rerun(), journal=journal)
+    config = EngineConfig("cpu", "float32", 1, 1, 10.0, True, "/nonexistent/cache")
+    _, sizes = certify(info, network, config)
+    journal.clear()
+
+    def note(message: FromEngine) -> None:
+        if isinstance(message, StepStarted | StepEnded | Finished):
+            journal.append(type(message).__name__)
+
+    loop = EngineLoop([ModelRunner(info, network, sizes, 10.0)], note)
+    loop.submit(
+        Sample(id=i, request=i, client="", model="tiny", seed=i, class_label=1, sigmas=(80.0,)) for i in range(2)
+    )
+    while loop.step():
+        pass
+    one_step = ["step over", "StepEnded", "copy begins", "copy begins"]
+    handed_out = ["copy waited for", "copy waited for", "Finished"]
+    assert journal == ["StepStarted", *one_step, "StepStarted", *handed_out, *one_step, *handed_out]
+
+
+def test_collected_images_come_in_the_kind_asked_for() -> None:
+    images = [torch.full((3, 2, 2), value) for value in (-1.0, 1.0, float("nan"), 0.0)]
+    results = Collected(images, ["uint8", "float32", "uint8", "uint8"], lambda value: lambda: value).wait()
+    assert results[0] == bytes(12)
+    assert results[1] == torch.ones(12).numpy().tobytes()
+    assert results[2] is None
+    assert results[3] == bytes([128] * 12)

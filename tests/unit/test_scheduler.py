@@ -1,0 +1,175 @@
+"""The scheduler shares batches fairly and forgets nothing; no tensor library is involved."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.engine.request import Sample
+from service.engine.scheduler import Scheduler
+
+
+def sample(
+    number: int, *, request: int = 1, client: str = "a", steps: int = 1, isolated: bool = False, deadline: float = 9e9
+) -> Sample:
+    return Sample(
+        id=number,
+        request=request,
+        client=client,
+        model="m",
+        seed=number,
+        class_label=None,
+        sigmas=(1.0,) * steps,
+        isolated=isolated,
+        deadline=deadline,
+    )
+
+
+def request(number: int, size: int, *, client: str = "a", steps: int = 1, isolated: bool = False) -> list[Sample]:
+    return [
+        sample(number * 1000 + i, request=number, client=client, steps=steps, isolated=isolated) for i in range(size)
+    ]
+
+
+def fill(scheduler: Scheduler, *requests: list[Sample]) -> None:
+    for samples in requests:
+        for item in samples:
+            scheduler.add(item)
+
+
+def test_a_small_request_joins_the_next_batch_beside_a_bulk_one() -> None:
+    """A bulk request of the same client does not keep a later single image out of the next batch."""
+    scheduler = Scheduler()
+    fill(scheduler, request(1, 64, steps=40))
+    scheduler.update(scheduler.schedule(8))
+    fill(scheduler, request(2, 1))
+    batch = scheduler.schedule(8)
+    assert [s.request for s in batch].count(2) == 1
+    assert len(batch) == 8
+
+
+def test_clients_get_equal_shares_whatever_they_ask() -> None:
+    """A client with ten requests gets no more rows than one with a single request."""
+    scheduler = Scheduler()
+    fill(scheduler, *[request(n, 8, client="many", steps=50) for n in range(10)])
+    fill(scheduler, request(99, 8, client="one", steps=50))
+    rows: Counter[str] = Counter()
+    for _ in range(20):
+        batch = scheduler.schedule(4)
+        rows.update(s.client for s in batch)
+        scheduler.update(batch)
+    assert rows["many"] == rows["one"] == 40
+
+
+def test_more_clients_than_rows_all_get_their_turn() -> None:
+    """With 10 clients and 4 rows, five batches serve each client twice."""
+    scheduler = Scheduler()
+    fill(scheduler, *[request(n, 1, client=f"c{n}", steps=50) for n in range(10)])
+    rows: Counter[str] = Counter()
+    for _ in range(5):
+        batch = scheduler.schedule(4)
+        rows.update(s.client for s in batch)
+        scheduler.update(batch)
+    assert set(rows.values()) == {2}
+
+
+def test_images_of_a_request_finish_in_order() -> None:
+    """Begun images end before others begin, so that few tensors are alive."""
+    scheduler = Scheduler()
+    fill(scheduler, request(1, 10, steps=3))
+    order = []
+    while len(scheduler):
+        batch = scheduler.schedule(4)
+        order += [s.id for s in scheduler.update(batch)]
+    assert order == sorted(order)
+
+
+def test_an_aborted_sample_is_passed_over_by_update() -> None:
+    """A sample aborted between schedule and update is not finished, and the rest is."""
+    scheduler = Scheduler()
+    fill(scheduler, request(1, 3))
+    batch = scheduler.schedule(3)
+    assert scheduler.abort(batch[1].id) is batch[1]
+    assert [s.id for s in scheduler.update(batch)] == [batch[0].id, batch[2].id]
+    assert scheduler.abort(batch[1].id) is None
+    assert len(scheduler) == 0
+
+
+def test_suspects_run_apart_and_do_not_stop_the_others() -> None:
+    """An isolated request's batch holds nobody else, and ordinary batches run in between."""
+    scheduler = Scheduler()
+    fill(scheduler, request(1, 2, steps=2, isolated=True), request(2, 2, steps=2), request(3, 1, isolated=True))
+    seen = []
+    while len(scheduler):
+        ready = scheduler.ready()
+        batch = scheduler.schedule(8)
+        assert len(batch) == ready
+        seen.append({s.request for s in batch})
+        scheduler.update(batch)
+    assert seen == [{1}, {2}, {3}, {2}, {1}]
+
+
+def test_expired_lists_those_whose_deadline_is_not_after_now() -> None:
+    """A deadline that is exactly now has passed."""
+    scheduler = Scheduler()
+    scheduler.add(sample(1, deadline=5.0))
+    scheduler.add(sample(2, deadline=5.1))
+    assert [s.id for s in scheduler.expired(5.0)] == [1]
+
+
+@given(st.integers(0, 2**32), st.integers(1, 9))
+def test_everything_added_ends_exactly_once_and_no_batch_is_too_large(seed: int, limit: int) -> None:
+    """Random arrivals, aborts and steps: no sample is lost, none runs twice at once, no batch is over its limit."""
+    rng = random.Random(seed)
+    scheduler = Scheduler()
+    expected: dict[int, int] = {}
+    steps_made: Counter[int] = Counter()
+    finished: set[int] = set()
+    aborted: set[int] = set()
+    next_request = 0
+    while next_request < 12 or len(scheduler):
+        if next_request < 12 and rng.random() < 0.5:
+            next_request += 1
+            steps = rng.randint(1, 4)
+            new = request(
+                next_request,
+                rng.randint(1, 5),
+                client=f"c{rng.randint(0, 2)}",
+                steps=steps,
+                isolated=rng.random() < 0.2,
+            )
+            fill(scheduler, new)
+            expected.update((s.id, steps) for s in new)
+        alive = [i for i in expected if i not in finished and i not in aborted]
+        if alive and rng.random() < 0.1:
+            victim = rng.choice(alive)
+            assert scheduler.abort(victim) is not None
+            aborted.add(victim)
+        batch = scheduler.schedule(limit)
+        ids = [s.id for s in batch]
+        assert len(ids) == len(set(ids)) <= limit
+        assert len({s.request for s in batch}) == 1 or not any(s.isolated for s in batch)
+        steps_made.update(ids)
+        finished.update(s.id for s in scheduler.update(batch))
+    assert finished | aborted == set(expected)
+    assert all(steps_made[i] == expected[i] for i in finished)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+def test_nobody_starves(rows: int) -> None:
+    """Every client steps within as many batches as there are clients, however small the batch."""
+    scheduler = Scheduler()
+    clients = 7
+    fill(scheduler, *[request(n, 3, client=f"c{n}", steps=100) for n in range(clients)])
+    last: dict[str, int] = {}
+    for batch_number in range(60):
+        batch = scheduler.schedule(rows)
+        for item in batch:
+            assert batch_number - last.get(item.client, -1) <= clients
+            last[item.client] = batch_number
+        scheduler.update(batch)
+    assert len(last) == clients

@@ -1,0 +1,108 @@
+"""Training goes on where it stopped, and ends in a folder that can be served."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import UNet2DModel
+
+from service.models.folder import load_info
+from training import export
+from training.data import Avatars
+from training.network import MovingAverage, build_unet
+from training.recipe import CLASSES, PRESETS, Phase
+from training.train import Trainer
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Avatars:
+    """Twelve plain colours for each class, as the renderer stores pictures."""
+    folder = tmp_path_factory.mktemp("data")
+    random = np.random.default_rng(0)
+    for name in CLASSES:
+        colours = random.integers(0, 256, (12, 1, 1, 3), dtype=np.uint8)
+        np.save(folder / f"train-{name}-0000000.npy", colours.repeat(16, axis=1).repeat(16, axis=2))
+        column = {"values": ["none", "red", "blue"], "codes": [1, 2] * 6}
+        (folder / f"train-{name}-0000000.json").write_text(json.dumps({"hair": column}))
+    return Avatars(folder, "train")
+
+
+def trainer(phase: Phase, data: Avatars, run: Path) -> Trainer:
+    torch.manual_seed(0)
+    recipe = PRESETS["smoke"].with_phase(phase, images=64, batch=8)
+    return Trainer(recipe, phase, data, run, "cpu", bf16=False)
+
+
+@pytest.mark.parametrize("phase", ["pretrain", "tune"])
+def test_a_resumed_phase_ends_with_the_same_bits(phase: Phase, data: Avatars, tmp_path: Path) -> None:
+    """Four steps at once, and two steps, a stop and two more, leave equal weights."""
+    straight = trainer(phase, data, tmp_path)
+    losses = [straight.step() for _ in range(4)]
+    first = trainer(phase, data, tmp_path)
+    broken = [first.step() for _ in range(2)]
+    first.save()
+    second = trainer(phase, data, tmp_path)
+    assert second.resume()
+    broken += [second.step() for _ in range(2)]
+    assert losses == broken
+    for name, value in straight.average.weights.items():
+        torch.testing.assert_close(second.average.weights[name], value, rtol=0, atol=0)
+
+
+def test_training_lowers_the_loss(data: Avatars, tmp_path: Path) -> None:
+    """Thirty steps on one small set bring the denoising loss down by a tenth at least."""
+    learner = trainer("pretrain", data, tmp_path)
+    learner.phase = PRESETS["smoke"].with_phase("pretrain", batch=16).pretrain
+    losses = [learner.step() for _ in range(30)]
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+
+
+def test_the_average_forgets_its_start_soon() -> None:
+    """After a jump of the weights the average follows with (1 + n) / (10 + n), not with its ceiling."""
+    network = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(network.weight)
+    average = MovingAverage(network)
+    torch.nn.init.ones_(network.weight)
+    average.update(network, ceiling=0.999)
+    assert float(average.weights["weight"]) == pytest.approx(1 - 2 / 11)
+
+
+def test_batches_are_signed_and_labelled(data: Avatars) -> None:
+    """Float32 in [-1, 1] and each picture one of its label's own."""
+    images, labels = data.batch(20, torch.Generator().manual_seed(0))
+    assert (images.dtype, tuple(images.shape)) == (torch.float32, (20, 3, 16, 16))
+    for image, label in zip(images, labels.tolist(), strict=True):
+        pixels = ((image.permute(1, 2, 0) + 1) * 127.5).round().to(torch.uint8).numpy()
+        assert any((pixels == stored).all() for stored in data.images[label])
+
+
+def test_attributes_are_read_with_their_words(data: Avatars) -> None:
+    attribute = data.attributes(2)["hair"]
+    assert [attribute.values[code] for code in attribute.codes[:3]] == ["red", "blue", "red"]
+
+
+@pytest.mark.parametrize("shard", ["1GB", "40KB"])
+def test_an_exported_folder_can_be_served(tmp_path: Path, shard: str) -> None:
+    """Whole or split, the service reads its classes and size, and the weights are those given, in float16."""
+    torch.manual_seed(1)
+    unet = build_unet(PRESETS["smoke"].network)
+    expected = {name: value.half() for name, value in unet.state_dict().items()}
+    export.save_pipeline(unet, tmp_path / "model", shard)
+    info = load_info(tmp_path / "model", "smoke")
+    assert [c.name for c in info.classes] == list(CLASSES)
+    assert (info.image_size, info.schedule.num_train_timesteps) == (16, 40)
+    export.main(["--pipeline", str(tmp_path / "model"), "--out", str(tmp_path / "joined")])
+    joined = UNet2DModel.from_pretrained(tmp_path / "joined", subfolder="unet", torch_dtype=torch.float16)
+    for name, value in joined.state_dict().items():
+        assert torch.equal(expected[name], value)
+
+
+def test_weights_that_overflow_float16_are_refused(tmp_path: Path) -> None:
+    unet = build_unet(PRESETS["smoke"].network)
+    torch.nn.init.constant_(unet.conv_out.weight, 1e6)
+    with pytest.raises(ValueError, match="not finite"):
+        export.save_pipeline(unet, tmp_path)

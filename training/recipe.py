@@ -1,0 +1,106 @@
+"""The recipe's settings: one preset for each picture size, and a miniature for tests."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+CLASSES = (
+    "adventurer",
+    "big-ears",
+    "big-smile",
+    "croodles",
+    "lorelei",
+    "micah",
+    "open-peeps",
+    "personas",
+    "pixel-art",
+    "thumbs",
+)
+Phase = Literal["pretrain", "tune", "scratch"]
+Weighting = Literal["gap", "balanced"]
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """Size of the UNet; `time_cutoff` is the shortest period in ln sigma that the network sees (0: all)."""
+
+    image_size: int
+    block_out_channels: tuple[int, ...]
+    attention_at: tuple[int, ...]  # resolutions with self-attention
+    layers_per_block: int = 2
+    norm_num_groups: int = 32
+    attention_head_dim: int = 64
+    time_cutoff: float = 0.5
+
+
+@dataclass(frozen=True)
+class PhaseSettings:
+    """One phase of training: how much, how fast, at which noise levels."""
+
+    images: int  # the phase ends after so many; learning rate and stages follow it
+    batch: int
+    learning_rate: float
+    warmup: int  # steps
+    ema: float  # ceiling; in the first steps (1 + n) / (10 + n) is used where lower
+    p_mean: float  # ln sigma ~ N(p_mean, p_std)
+    p_std: float
+    stages: int = 1  # tuning: how often the two noise levels move closer
+    first_stage: int = 0
+    q: float = 4.0
+    weighting: Weighting = "gap"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A network and its phases. `scratch` is consistency training without pre-training."""
+
+    network: NetworkSettings
+    pretrain: PhaseSettings
+    tune: PhaseSettings
+    scratch: PhaseSettings
+
+    def phase(self, name: Phase) -> PhaseSettings:
+        """The settings of a phase by its name."""
+        phases: dict[Phase, PhaseSettings] = {
+            "pretrain": self.pretrain,
+            "tune": self.tune,
+            "scratch": self.scratch,
+        }
+        return phases[name]
+
+    def with_phase(self, name: Phase, **changes: Any) -> Recipe:
+        """The same recipe with some settings of one phase changed."""
+        return replace(self, **{name: replace(self.phase(name), **changes)})
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for checkpoints and results."""
+        return asdict(self)
+
+
+PRESETS: dict[str, Recipe] = {
+    # For a GPU: about 3 million images in 25 minutes of an H200.
+    "64": Recipe(
+        network=NetworkSettings(64, (64, 128, 192, 192), attention_at=(16, 8)),
+        pretrain=PhaseSettings(1_700_000, 256, 1e-3, 1000, 0.9995, p_mean=-0.8, p_std=1.4),
+        tune=PhaseSettings(1_000_000, 256, 3e-4, 200, 0.9995, p_mean=-1.1, p_std=2.0, stages=4),
+        scratch=PhaseSettings(3_000_000, 256, 4e-4, 1000, 0.9995, p_mean=-1.1, p_std=2.0, stages=4),
+    ),
+    # For a few CPU cores. Few images, so tuning looks at high noise more often and weighs it as much as low
+    # noise: a one-step picture comes from sigma_max, which the paper's distribution hardly visits.
+    "32": Recipe(
+        network=NetworkSettings(32, (32, 96, 192), attention_at=(8,)),
+        pretrain=PhaseSettings(154_000, 64, 1e-3, 200, 0.999, p_mean=-0.8, p_std=1.4),
+        tune=PhaseSettings(100_000, 64, 2e-4, 20, 0.999, p_mean=0.5, p_std=1.8, stages=2, weighting="balanced"),
+        scratch=PhaseSettings(250_000, 64, 4e-4, 200, 0.999, p_mean=0.5, p_std=1.8, stages=2, weighting="balanced"),
+    ),
+    # Every part in miniature, to see that it runs.
+    "smoke": Recipe(
+        network=NetworkSettings(
+            16, (16, 32), attention_at=(8,), layers_per_block=1, norm_num_groups=8, attention_head_dim=16
+        ),
+        pretrain=PhaseSettings(3_200, 32, 2e-3, 20, 0.98, p_mean=-0.8, p_std=1.4),
+        tune=PhaseSettings(1_600, 32, 1e-3, 10, 0.98, p_mean=0.5, p_std=1.8, weighting="balanced"),
+        scratch=PhaseSettings(1_600, 32, 1e-3, 10, 0.98, p_mean=0.5, p_std=1.8, weighting="balanced"),
+    ),
+}
