@@ -30,9 +30,13 @@ CLASSES = {str(index): name for index, name in enumerate(NAMES)}
 PATIENCE = 60_000  # milliseconds that a busy machine may take
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """One Chromium, with an empty profile of its own."""
+    """One Chromium, with an empty profile of its own, until the last browser test.
+
+    No longer: while Playwright's synchronous client lives, an event loop counts as running in this thread, and the
+    asynchronous tests of other folders could not start theirs.
+    """
     expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
