@@ -11,7 +11,7 @@ import hashlib
 import logging
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 
 import torch
@@ -80,17 +80,23 @@ def agrees(members: Sequence[int], results: Tensor, reference: Sequence[Tensor])
     return all(torch.equal(row, reference[i]) for i, row in zip(members, results, strict=True))
 
 
-def certify(info: ModelInfo, network: Network, config: EngineConfig) -> tuple[Certificate, tuple[SizeTime, ...]]:
+class OtherBits(RuntimeError):
+    """A batch of admitted ways does not have its anchor's bits."""
+
+
+def certify(
+    info: ModelInfo, network: Network, config: EngineConfig, *, trust: bool = True
+) -> tuple[Certificate, tuple[SizeTime, ...]]:
     """Admits ways of running, tells the network, and gives the batch sizes with their times.
 
-    Starts from what an earlier start found, if that still holds. Bits alone admit a way or refuse it, for ever;
-    of times the least ever seen stands.
+    Starts from what an earlier start found, if that still holds, unless told not to `trust` it. Bits alone admit a
+    way or refuse it, for ever; of times the least ever seen stands. Raises `FatalModelError` when nothing repeats.
     """
     probe = Probe(info, network)
     for anchor in network.anchors:
         reference = list(probe.run(range(PROBE_ROWS), anchor))
         found = fingerprint(info, config, network, anchor, reference)
-        known = load(config.cache_dir, found, config.threads)
+        known = load(config.cache_dir, found, config.threads) if trust else None
         if known is not None or not config.batch_invariant or _exact(probe, anchor, reference):
             break
     else:
@@ -98,17 +104,21 @@ def certify(info: ModelInfo, network: Network, config: EngineConfig) -> tuple[Ce
             f"{config.device} gives other bits for the same work; set batch_invariant to false to serve without them"
         )
     trials = {trial.way: trial.exact for trial in known.trials} if known else {anchor: True}
-    if not all(_exact(probe, way, reference, quick=True) for way in trials if trials[way] and way != anchor):
-        log.warning("kept certificate of %s does not hold any more; certifying anew", info.name)
-        known, trials = None, {anchor: True}
     for way in network.candidates:
         if way not in trials:
             trials[way] = _exact(probe, way, reference)
     network.admit([way for way, exact in trials.items() if exact or not config.batch_invariant])
     times = {time.size: time.seconds for time in known.times} if known else {}
-    runs = TIMED_RUNS if known is None else 1
-    for size, seconds in _time_sizes(probe, network, config, reference, runs):
-        times[size] = min(seconds, times.get(size, seconds))
+    try:
+        if known is not None and config.batch_invariant:
+            _check_teams(probe, [way for way in trials if trials[way]], reference)
+        for size, seconds in _time_sizes(probe, network, config, reference, TIMED_RUNS if known is None else 1):
+            times[size] = min(seconds, times.get(size, seconds))
+    except OtherBits as error:
+        if known is None:
+            raise
+        log.warning("kept certificate of %s does not hold any more (%s); certifying anew", info.name, error)
+        return certify(info, network, config, trust=False)
     certificate = Certificate(
         found,
         tuple(Trial(way, exact) for way, exact in sorted(trials.items())),
@@ -119,11 +129,9 @@ def certify(info: ModelInfo, network: Network, config: EngineConfig) -> tuple[Ce
     return certificate, tuple(batch_sizes(certificate.times, network, config.max_batch_size))
 
 
-def _exact(probe: Probe, way: Way, reference: Sequence[Tensor], *, quick: bool = False) -> bool:
+def _exact(probe: Probe, way: Way, reference: Sequence[Tensor]) -> bool:
     """Whether every row has its reference's bits this way, wherever it stands."""
-    arrangements = ((2, 5),) if quick else ((3, 3), (6, 7))
-    if way.rows == 1:  # no neighbours
-        arrangements = arrangements[:1]
+    arrangements = ((3, 3), (6, 7)) if way.rows > 1 else ((3, 3),)  # one row has no neighbours
     return all(_agrees_at(probe, way, shift, stride, reference) for shift, stride in arrangements)
 
 
@@ -131,6 +139,14 @@ def _agrees_at(probe: Probe, way: Way, shift: int, stride: int, reference: Seque
     rows = PROBE_ROWS - PROBE_ROWS % way.rows if way.rows <= PROBE_ROWS else way.rows
     members = arranged(rows, shift, stride)
     return agrees(members, probe.run(members, way), reference)
+
+
+def _check_teams(probe: Probe, ways: Iterable[Way], reference: Sequence[Tensor]) -> None:
+    """Runs one part in each way with a team: which of them the timed sizes use is a matter of time."""
+    for way in ways:
+        members = arranged(way.rows, 2, 5)
+        if way.threads > 1 and not agrees(members, probe.run(members, way), reference):
+            raise OtherBits(f"a row with {way.threads} threads has other bits")
 
 
 def fingerprint(
@@ -168,7 +184,7 @@ def _time_sizes(
             results, seconds = probe.timed(members)
             times.append(seconds)
             if config.batch_invariant and not agrees(members, results, reference):
-                raise RuntimeError(f"a batch of {size} has other bits than its parts")
+                raise OtherBits(f"a batch of {size} has other bits than its parts")
         per_row = min(times) / size if not per_row else min(per_row, min(times) / size)
         yield size, min(times)
 

@@ -29,6 +29,7 @@ from service.engine.protocol import (
     decode_to_engine,
     frame,
 )
+from service.engine.quick_import import import_diffusers_quickly
 from service.errors import FatalModelError
 
 EXIT_FATAL = 78  # EX_CONFIG: the model can never be served; do not try again
@@ -78,6 +79,7 @@ def main(fd: int) -> int:
     inbox = Inbox()
     threading.Thread(target=_read, args=(channel, inbox), daemon=True, name="reader").start()
 
+    import_diffusers_quickly()
     from service.engine.worker import run_engine
 
     fault_seed = os.environ.get(FAULT_SEED)

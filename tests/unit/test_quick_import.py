@@ -1,0 +1,50 @@
+"""diffusers without torch's compiler, in fresh interpreters."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+QUICKLY = """
+import sys, torch
+from service.engine.quick_import import import_diffusers_quickly
+mark = torch.compiler.disable
+import_diffusers_quickly()
+assert torch.compiler.disable is mark
+"""
+
+
+def run(code: str) -> None:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_compiler_is_not_imported_with_the_network_but_can_be_later() -> None:
+    run(
+        QUICKLY
+        + """
+assert "diffusers.models.unets.unet_2d" in sys.modules
+assert "torch._dynamo" not in sys.modules
+import torch._dynamo
+assert torch.compile(lambda x: x + 1, backend="eager")(torch.zeros(1)).item() == 1
+"""
+    )
+
+
+def test_a_diffusers_that_needs_the_compiler_is_imported_in_the_usual_way() -> None:
+    run(
+        """
+import sys
+class NeedsCompiler:
+    def find_spec(self, name, path=None, target=None):
+        if name == "diffusers.models.unets.unet_2d":
+            import torch._dynamo
+sys.meta_path.insert(0, NeedsCompiler())
+"""
+        + QUICKLY
+        + """
+assert not [name for name in sys.modules if name.startswith("diffusers")]
+from diffusers.models.unets.unet_2d import UNet2DModel
+assert "torch._dynamo" in sys.modules
+"""
+    )
