@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SAME = 1e-3  # of the output's largest value: a form whose output differs by more is not used
+# Of the output's largest value: a form whose output differs by more is not used.
+SAME = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 
 
 class Forward(Protocol):
@@ -63,7 +64,7 @@ class PlainForward:
 
 
 class ProjectedForward:
-    """The network without its embeddings, channels-last; on a CPU in float32 with packed convolutions too."""
+    """The network without its embeddings, channels-last; on a CPU with packed convolutions too."""
 
     def __init__(
         self,
@@ -76,13 +77,14 @@ class ProjectedForward:
     ) -> None:
         """`unet` is separable, in float32 and on `device`; it is taken apart. `compiled`: by `torch.compile`."""
         self._dtype = dtype
+        self._embedding_dtype = dtype
         self._projections = Projections(unet)
         self._body = UNetBody(unet).to(device, dtype)
         for weight in self._body.parameters():
             if weight.ndim == 4:
                 weight.data = weight.data.contiguous(memory_format=torch.channels_last)
         self.plan = "projected"
-        if device.type == "cpu" and dtype == torch.float32 and torch.backends.mkldnn.enabled:
+        if device.type == "cpu" and dtype in SAME and torch.backends.mkldnn.enabled:
             self._pack(info)
         if compiled:
             self._body.compile(dynamic=False)
@@ -90,7 +92,7 @@ class ProjectedForward:
 
     def prepare(self, keys: Sequence[Key]) -> tuple[Tensor, ...]:
         """The blocks' projections of time and class."""
-        return (self._projections.rows(keys).to(self._dtype),)
+        return (self._projections.rows(keys).to(self._embedding_dtype),)
 
     def run(self, x: Tensor, prepared: tuple[Tensor, ...]) -> Tensor:
         """The network's body."""
@@ -101,22 +103,27 @@ class ProjectedForward:
     def _pack(self, info: ModelInfo) -> None:
         """Makes the body quick, unless that changes more than rounding."""
         x = torch.randn((1, *info.latent_shape), generator=torch.Generator().manual_seed(0))
-        prepared = self.prepare([(0.0, 0 if info.class_conditional else None)])
+        keys: list[Key] = [(0.0, 0 if info.class_conditional else None)]
+        prepared = self.prepare(keys)
         expected = self.run(x, prepared)
-        shapes = input_shapes(self._body, x.to(memory_format=torch.channels_last), *prepared)
+        rows = x.to(dtype=self._dtype, memory_format=torch.channels_last)
+        shapes = input_shapes(self._body, rows, *prepared)
         originals = dict(_children(self._body))
         try:
             pack_convolutions(self._body, shapes)
             replace_norms(self._body)
             quicken(self._body, shapes)
+            self._embedding_dtype = torch.float32  # scales and shifts of norms, which are float32 now
+            prepared = self.prepare(keys)
             off = float((self.run(x, prepared) - expected).abs().max() / expected.abs().max())
         except (RuntimeError, AttributeError, TypeError) as error:
             log.warning("cannot pack %s for this CPU: %s", info.name, error)
             off = float("inf")
-        if off <= SAME:
+        if off <= SAME[self._dtype]:
             self.plan = "projected, packed"
         else:
             log.warning("%s runs unpacked: packed, its output is off by %g", info.name, off)
+            self._embedding_dtype = self._dtype
             for (parent, name), child in originals.items():
                 setattr(parent, name, child)
 

@@ -10,7 +10,8 @@ class RowGroupNorm(nn.Module):
     """`nn.GroupNorm` with an affine that may differ from row to row.
 
     PyTorch's own kernel for channels-last sums squares one after the other and takes the mean's square off, which
-    costs a digit, and its bits depend on the number of threads. This one centres first.
+    costs a digit, and its bits depend on the number of threads. This one centres first, and computes in float32
+    whatever the dtype of its input.
     """
 
     def __init__(self, norm: nn.GroupNorm) -> None:
@@ -18,8 +19,8 @@ class RowGroupNorm(nn.Module):
         self._eps = norm.eps
         self._grouped = (-1, norm.num_groups, norm.num_channels // norm.num_groups)
         self._flat = (-1, norm.num_channels, 1, 1)
-        self.weight = norm.weight.view(self._flat)
-        self.bias = norm.bias.view(self._flat)
+        self.weight = norm.weight.float().view(self._flat)
+        self.bias = norm.bias.float().view(self._flat)
 
     def forward(self, x: Tensor) -> Tensor:
         """As `nn.GroupNorm`."""
@@ -28,13 +29,14 @@ class RowGroupNorm(nn.Module):
     def affine(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """`x` `[B, C, H, W]` with zero mean and unit variance in each group, times `weight` plus `bias`.
 
-        `weight` and `bias` are `[B or 1, C, 1, 1]`.
+        `weight` and `bias` are float32 `[B or 1, C, 1, 1]`.
         """
+        dtype, x = x.dtype, x.float()
         mean = x.mean((2, 3)).view(self._grouped).mean(2, keepdim=True)
         centred = x - mean.expand(-1, -1, self._grouped[2]).reshape(self._flat)
         variance = (centred * centred).mean((2, 3)).view(self._grouped).mean(2, keepdim=True)
         scale = variance.add_(self._eps).rsqrt_() * weight.view(self._grouped)
-        return torch.addcmul(bias, centred, scale.view(self._flat), out=centred)
+        return torch.addcmul(bias, centred, scale.view(self._flat), out=centred).to(dtype)
 
 
 def replace_norms(body: nn.Module) -> None:

@@ -127,10 +127,19 @@ def test_bfloat16_keeps_the_time_in_float32(tmp_path: Path) -> None:
     assert separable(unet)
     exact = Projections(copy.deepcopy(unet)).rows([(1095.5, 3), (1096.0, 3)])
     form = ProjectedForward(unet, info, CPU, torch.bfloat16)
-    (half,) = form.prepare([(1095.5, 3)])
-    assert half.dtype == torch.bfloat16
-    assert torch.equal(half[0], exact[0].bfloat16())
+    (rows,) = form.prepare([(1095.5, 3)])
+    assert torch.equal(rows[0], exact[0])
     assert not torch.equal(exact[0].bfloat16(), exact[1].bfloat16())
+
+
+def test_bfloat16_is_packed_too(tmp_path: Path) -> None:
+    info = made(tmp_path / "m", "imagenet_like")
+    exact, half = (ProjectedForward(load_unet(info), info, CPU, dtype) for dtype in (torch.float32, torch.bfloat16))
+    assert half.plan == "projected, packed"
+    x = torch.randn((2, *info.latent_shape), generator=torch.Generator().manual_seed(1))
+    keys: list[Key] = [(1095.5, 3), (-1553.0, 4)]
+    expected = exact.run(x, exact.prepare(keys))
+    assert (half.run(x, half.prepare(keys)) - expected).abs().max() <= 0.05 * expected.abs().max()
 
 
 def test_projections_are_the_same_bits_in_any_company(tmp_path: Path) -> None:
