@@ -28,6 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         from service.generate import add_parsers as add_generate
 
         add_generate(commands)
+    from service.bench.command import add_parsers as add_bench
+
+    add_bench(commands)
     from service.models.commands import add_parsers as add_models
 
     add_models(commands)
