@@ -6,9 +6,10 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from service.engine.admission import Limits
 from service.engine.client import EngineObserver
 from service.engine.links import Connect, ProcessLink
-from service.engine.pool import EnginePool, Limits
+from service.engine.pool import EnginePool
 from service.engine.protocol import EngineConfig
 from service.models.info import ModelInfo
 from service.settings import Settings

@@ -1,38 +1,91 @@
-"""Counts outstanding work and says when a new request would be done, under the scheduler's fair sharing.
-
-All in seconds of the device, so that models of different cost can be added up. No clocks, no HTTP.
-"""
+"""Whether a request is accepted: quotas, deadlines and `max_queue_time`, by the times that steps take at present."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+import time
+from collections.abc import Collection, Sequence
+
+import msgspec
+
+from service.engine.backlog import Backlog
+from service.engine.batching import best_rate, padded
+from service.engine.job import Job
+from service.engine.request import Sample
+from service.engine.times import StepTimes
+from service.errors import InvalidRequest, Overloaded, QuotaExceeded
 
 
-class Backlog:
-    """Outstanding work of every client's requests."""
+class Limits(msgspec.Struct, frozen=True):
+    """What is accepted; the settings of the same names. Seconds, image-steps, counts."""
 
-    def __init__(self) -> None:
-        self._work: defaultdict[str, dict[int, float]] = defaultdict(dict)
+    request_timeout: float = 300.0
+    max_queue_time: float = 60.0
+    max_client_image_steps: int = 0
+    engine_restarts: int = 10
 
-    def set(self, client: str, request: int, seconds: float) -> None:
-        """What a request still needs; 0 forgets it."""
-        if seconds > 0:
-            self._work[client][request] = seconds
-        else:
-            self._work[client].pop(request, None)
-            if not self._work[client]:
-                del self._work[client]
 
-    def total(self) -> float:
-        """Seconds until all of it is done, if nothing more comes."""
-        return sum(sum(requests.values()) for requests in self._work.values())
+class Admission:
+    """Outstanding work in seconds of the engines, and what may still be added to it."""
 
-    def finish(self, client: str, seconds: float) -> float:
-        """Seconds until a new request of `client` that needs `seconds` is done.
+    def __init__(self, limits: Limits) -> None:
+        self.times: dict[str, StepTimes] = {}  # of each model
+        self.engines = 1  # that share the work
+        self._limits = limits
+        self._backlog = Backlog()
 
-        Turns go round clients, and within a client round its requests: until this one is done no other
-        request of the client gets more than it does, and no other client more than this client does.
+    def count(self, job: Job) -> None:
+        """Notes what an accepted request still needs."""
+        self._backlog.set(job.client, job.id, job.outstanding() / self._rate(job.model))
+
+    def forget(self, job: Job) -> None:
+        """The request has ended."""
+        self._backlog.set(job.client, job.id, 0)
+
+    def check(self, samples: Sequence[Sample], jobs: Collection[Job], restart: float) -> None:
+        """Returns if one request's samples can be accepted beside `jobs`, when engines need `restart` seconds first.
+
+        Raises `QuotaExceeded` or `Overloaded` with the seconds after which it is worth another try, and
+        `InvalidRequest` for a deadline that even an idle server would miss.
         """
-        own = seconds + sum(min(other, seconds) for other in self._work.get(client, {}).values())
-        others = (sum(requests.values()) for name, requests in self._work.items() if name != client)
-        return own + sum(min(other, own) for other in others)
+        first = samples[0]
+        steps = sum(len(sample.sigmas) for sample in samples)
+        self._check_quota(first.client, steps, jobs)
+        alone = self._idle_seconds(samples)
+        work = steps / self._rate(first.model)
+        finish = restart + max(alone, self._backlog.finish(first.client, work))
+        if first.deadline is not None:
+            left = first.deadline - time.monotonic()
+            if alone > left:
+                raise InvalidRequest(
+                    "is less than the request takes on an idle server",
+                    loc=("body", "timeout"),
+                    code="timeout_too_short",
+                )
+            if finish > left:
+                raise Overloaded("the backlog would break the request's deadline", retry_after=finish - left)
+        wait = finish - alone
+        if wait > self._limits.max_queue_time:
+            raise Overloaded("the backlog is over max_queue_time", retry_after=wait - self._limits.max_queue_time)
+        excess = self._backlog.total() + work - self._limits.request_timeout
+        if excess > 0 and jobs:
+            raise Overloaded("the backlog would break the deadlines of accepted requests", retry_after=excess)
+
+    def _check_quota(self, client: str, steps: int, jobs: Collection[Job]) -> None:
+        quota = self._limits.max_client_image_steps
+        if not quota:
+            return
+        own = [job for job in jobs if job.client == client]
+        if sum(job.outstanding() for job in own) + steps > quota:
+            seconds = sum(job.outstanding() / self._rate(job.model) for job in own)
+            raise QuotaExceeded(f"more than {quota} image-steps of this client are outstanding", retry_after=seconds)
+
+    def _rate(self, model: str) -> float:
+        """Image-steps per second of all engines together."""
+        return best_rate(self.times[model].now) * self.engines
+
+    def _idle_seconds(self, samples: Sequence[Sample]) -> float:
+        """Seconds on an idle engine: bounded by throughput, and by the longest chain of steps."""
+        sizes = self.times[samples[0].model].now
+        steps = [len(sample.sigmas) for sample in samples]
+        smallest = padded(min(len(samples), sizes[-1].size), sizes)
+        return max(sum(steps) / best_rate(sizes), max(steps) * smallest.seconds)

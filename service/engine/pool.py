@@ -8,10 +8,7 @@ import logging
 import time
 from collections.abc import Sequence
 
-import msgspec
-
-from service.engine.admission import Backlog
-from service.engine.batching import best_rate, padded
+from service.engine.admission import Admission, Limits
 from service.engine.client import EngineObserver, Fatality
 from service.engine.job import Job
 from service.engine.links import Connect
@@ -36,10 +33,7 @@ from service.errors import (
     Draining,
     EngineLost,
     InferenceFailed,
-    InvalidRequest,
     NotReady,
-    Overloaded,
-    QuotaExceeded,
     ServiceError,
 )
 from service.models.info import ModelInfo
@@ -49,15 +43,6 @@ log = logging.getLogger(__name__)
 # A request that ran alone when the engine was lost is to blame for a crash; for the rest it may be mere bad luck.
 STRIKES_OUT = 3
 STRIKES = {Cause.CRASHED: 3, Cause.KILLED: 1, Cause.HANG: 2, Cause.SILENT: 1, Cause.FATAL: 0}
-
-
-class Limits(msgspec.Struct, frozen=True):
-    """What is accepted; the settings of the same names. Seconds, image-steps, counts."""
-
-    request_timeout: float = 300.0
-    max_queue_time: float = 60.0
-    max_client_image_steps: int = 0
-    engine_restarts: int = 10
 
 
 class EnginePool:
@@ -75,18 +60,16 @@ class EnginePool:
         observer: EngineObserver,
     ) -> None:
         self._fatal: asyncio.Future[Fatality] | None = None
-        self._limits = limits
+        self._admission = Admission(limits)
         self._observer = observer
         self._engines = [Supervisor(config, models, connect, self, limits.engine_restarts) for config in configs]
         self._tasks: list[asyncio.Task[None]] = []
         self._status: dict[str, ModelStatus] = {}
-        self._times: dict[str, StepTimes] = {}
         self._jobs: dict[int, Job] = {}
         self._places: dict[int, Supervisor] = {}  # request -> engine; absent while it waits for one
         self._by_sample: dict[int, Job] = {}
         self._running: set[int] = set()  # samples that have begun a step
         self._timers: dict[int, asyncio.TimerHandle] = {}
-        self._backlog = Backlog()
         self._ids = itertools.count(1)
         self._draining = False
         self._idle = asyncio.Event()
@@ -132,7 +115,7 @@ class EnginePool:
     def submit(self, samples: Sequence[Sample]) -> Job:
         """Accepts one request, or refuses it at once; see `EngineClient.submit`."""
         self._check_open(samples[0].model)
-        self._admit(samples)
+        self._admission.check(samples, self._jobs.values(), self._restart_seconds())
         request = next(self._ids)
         for sample in samples:
             sample.request = request
@@ -164,8 +147,6 @@ class EnginePool:
             engine.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    # -- admission
-
     def _check_open(self, model: str) -> None:
         if self._draining:
             raise Draining("the service is stopping")
@@ -174,54 +155,11 @@ class EnginePool:
         if model not in self._status:
             raise NotReady("the model is loading", retry_after=5)
 
-    def _admit(self, samples: Sequence[Sample]) -> None:
-        first = samples[0]
-        steps = sum(len(sample.sigmas) for sample in samples)
-        self._check_quota(first.client, steps)
-        alone = self._idle_seconds(samples)
-        restart = 0.0
-        if not any(engine.ready for engine in self._engines):
-            restart = max(engine.load_seconds for engine in self._engines)
-        work = steps / self._rate(first.model)
-        finish = restart + max(alone, self._backlog.finish(first.client, work))
-        if first.deadline is not None:
-            left = first.deadline - time.monotonic()
-            if alone > left:
-                raise InvalidRequest(
-                    "is less than the request takes on an idle server",
-                    loc=("body", "timeout"),
-                    code="timeout_too_short",
-                )
-            if finish > left:
-                raise Overloaded("the backlog would break the request's deadline", retry_after=finish - left)
-        wait = finish - alone
-        if wait > self._limits.max_queue_time:
-            raise Overloaded("the backlog is over max_queue_time", retry_after=wait - self._limits.max_queue_time)
-        excess = self._backlog.total() + work - self._limits.request_timeout
-        if excess > 0 and len(self._jobs):
-            raise Overloaded("the backlog would break the deadlines of accepted requests", retry_after=excess)
-
-    def _check_quota(self, client: str, steps: int) -> None:
-        quota = self._limits.max_client_image_steps
-        if not quota:
-            return
-        jobs = [job for job in self._jobs.values() if job.client == client]
-        outstanding = sum(job.outstanding() for job in jobs)
-        if outstanding + steps > quota:
-            seconds = sum(job.outstanding() / self._rate(job.model) for job in jobs)
-            raise QuotaExceeded(f"more than {quota} image-steps of this client are outstanding", retry_after=seconds)
-
-    def _rate(self, model: str) -> float:
-        """Image-steps per second of all engines together (of those that were ever ready)."""
-        engines = sum(engine.load_seconds > 0 for engine in self._engines)
-        return best_rate(self._times[model].now) * max(1, engines)
-
-    def _idle_seconds(self, samples: Sequence[Sample]) -> float:
-        """Seconds on an idle engine: bounded by throughput, and by the longest chain of steps."""
-        sizes = self._times[samples[0].model].now
-        steps = [len(sample.sigmas) for sample in samples]
-        smallest = padded(min(len(samples), sizes[-1].size), sizes)
-        return max(sum(steps) / best_rate(sizes), max(steps) * smallest.seconds)
+    def _restart_seconds(self) -> float:
+        """Until an engine can take work; 0.0 when one can."""
+        if any(engine.ready for engine in self._engines):
+            return 0.0
+        return max(engine.load_seconds for engine in self._engines)
 
     # -- where work is
 
@@ -244,7 +182,7 @@ class EnginePool:
         return engine
 
     def _count(self, job: Job) -> None:
-        self._backlog.set(job.client, job.id, job.outstanding() / self._rate(job.model))
+        self._admission.count(job)
         self._report()
 
     def _report(self) -> None:
@@ -278,7 +216,7 @@ class EnginePool:
         timer = self._timers.pop(job.id, None)
         if timer is not None:
             timer.cancel()
-        self._backlog.set(job.client, job.id, 0)
+        self._admission.forget(job)
         self._report()
         if not self._jobs:
             self._idle.set()
@@ -296,7 +234,8 @@ class EnginePool:
                 log.warning("numerics changed", extra={"model": status.name, "fingerprint": status.fingerprint})
                 self._replay_whole(status.name)
             self._status[status.name] = status
-            self._times[status.name] = StepTimes(status.batch_sizes)
+            self._admission.times[status.name] = StepTimes(status.batch_sizes)
+        self._admission.engines = sum(engine.load_seconds > 0 for engine in self._engines)
         self._observer.engines_ready(sum(engine.ready for engine in self._engines))
         for job in [job for job in self._jobs.values() if job.id not in self._places]:
             self._replay(job, whole=False)
@@ -343,13 +282,13 @@ class EnginePool:
         return list({job.id: job for job in jobs}.values())
 
     def _stepped(self, engine: Supervisor, message: StepEnded) -> None:
-        self._times[message.model].observe(message.size, message.seconds)
+        self._admission.times[message.model].observe(message.size, message.seconds)
         for sample in message.samples:
             if sample in self._by_sample:
                 self._by_sample[sample].stepped(sample)
                 engine.outstanding -= 1
         for job in self._jobs_of(message.samples):
-            self._backlog.set(job.client, job.id, job.outstanding() / self._rate(job.model))
+            self._admission.count(job)
         self._observer.step(message.model, rows=len(message.samples), size=message.size, seconds=message.seconds)
         self._report()
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from service.engine.admission import Limits
 from service.engine.client import SampleFinished, SamplePreview
 from service.engine.job import Job
 from service.engine.links import ThreadLink
-from service.engine.pool import EnginePool, Limits
+from service.engine.pool import EnginePool
 from service.engine.protocol import EngineConfig
 from service.engine.request import Sample
 from service.errors import Draining, InvalidRequest, NotReady, Overloaded, QuotaExceeded

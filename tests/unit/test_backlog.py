@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.admission import Backlog
+from service.engine.backlog import Backlog
 
 
 def test_an_empty_backlog_costs_only_the_request_itself() -> None:
