@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
 
-    rounds = []
+    rounds: list[dict[str, Any]] = []
     with Service("--model", args.model, "--device", "cpu", "--dtype", "float32") as service, Alone(args.model) as alone:
         served = look(service.url)
         workload = make_workload("mixed", classes=served.classes)

@@ -55,7 +55,7 @@ def measure(
     """The conditions, and the results of all runs; prints a table as they come."""
     options = Options(seconds, chosen.warm_up, loads=chosen.loads, server_pid=service.pid)
     served = look(service.url)
-    report = {"generator": machine(), "served": served.entry}
+    report: dict[str, Any] = {"generator": machine(), "served": served.entry}
     print(served.describe())
     results: list[Result] = []
     for name in names:

@@ -48,14 +48,17 @@ class Service(AbstractContextManager["Service"]):
         with httpx.Client(base_url=self.url, trust_env=False, timeout=5) as client:
             while time.monotonic() < end:
                 if self._process.poll() is not None:
-                    raise SystemExit(f"the server left with {self._process.returncode}:\n{self._log.read_text()}")
+                    raise SystemExit(f"the server left with {self._process.returncode}:\n{self._last_words()}")
                 try:
                     if client.get("/readyz").status_code == 200:
                         return
                 except httpx.TransportError:
                     pass
                 time.sleep(0.1)
-        raise SystemExit(f"the server was not ready within {READY_WITHIN:.0f} s:\n{self._log.read_text()}")
+        raise SystemExit(f"the server was not ready within {READY_WITHIN:.0f} s:\n{self._last_words()}")
+
+    def _last_words(self) -> str:
+        return "\n".join(self._log.read_text().splitlines()[-5:])
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
