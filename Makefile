@@ -11,10 +11,10 @@ ARGS   ?=
 SLOW   := $(if $(filter true,$(CI)),,-m "not slow")
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format docs train-smoke constraints clean
+.PHONY: help serve test lint format docs bench train-smoke constraints clean
 
 help:
-	@echo "make serve | test | lint | format | docs | train-smoke | constraints | clean    (ARGS=... is passed on)"
+	@echo "make serve | test | lint | format | docs | bench | train-smoke | constraints | clean    (ARGS=... is passed on)"
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Onestep needs Python 3.11 or newer")'
@@ -41,6 +41,10 @@ format: $(STAMP)
 # The README's tables, from the code.
 docs: $(STAMP)
 	@$(BIN)/python docs/tables.py
+
+# Every workload against the bundled model, on an idle machine: docs/09-performance.md says how to read it.
+bench: $(STAMP)
+	@$(BIN)/python -m benchmarks.run $(ARGS)
 
 # The training recipe in miniature: render, train, tune, evaluate, save, serve a picture. Needs node and npm.
 train-smoke: $(STAMP)
