@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate, repeat
 from typing import Any, Final
 
 import uvloop
@@ -20,7 +21,7 @@ from service.bench.cpu import cpu_of_tree
 from service.bench.report import NOT_SENT, OK, Conditions, Record, Result, summarize
 from service.bench.workloads import Call, Workload
 
-__all__ = ["run_closed", "run_open"]
+__all__ = ["arrival_times", "run_closed", "run_open"]
 
 PAUSE: Final = 0.1  # seconds that a client of a closed loop waits after a failure, so as not to spin on refusals
 
@@ -74,6 +75,12 @@ def run_open(
         return [run.arrivals(rate, max_outstanding)]
 
     return run.result(url, api_key, load, clients=None, rate=rate, deadline=deadline)
+
+
+def arrival_times(rate: float, seed: int) -> Iterator[float]:
+    """Seconds from the start at which requests are due: a Poisson process of `rate` per second, without end."""
+    rng = random.Random(f"arrivals/{seed}")  # noqa: S311
+    return accumulate(rng.expovariate(rate) for _ in repeat(None))
 
 
 @dataclass(slots=True)
@@ -148,11 +155,10 @@ class _Run:
 
     async def arrivals(self, rate: float, max_outstanding: int) -> None:
         """Sends requests when they are due until the window ends, and waits for their answers."""
-        rng = random.Random(f"arrivals/{self.workload.source.seed}")  # noqa: S311
         outstanding: set[asyncio.Task[str]] = set()
-        due = time.monotonic()
-        for call in self.workload.calls():
-            due += rng.expovariate(rate)
+        began = time.monotonic()
+        for call, after in zip(self.workload.calls(), arrival_times(rate, self.workload.source.seed), strict=False):
+            due = began + after
             if due >= self.end:
                 break
             await asyncio.sleep(max(0.0, due - time.monotonic()))
