@@ -16,6 +16,19 @@ from service import errors
 from service.logs import JsonFormatter
 from tests.api.apps import client_of_app, make_app
 
+READABLE = (
+    "/",
+    "/livez",
+    "/readyz",
+    "/healthz",
+    "/metrics",
+    "/docs",
+    "/openapi.json",
+    "/v1/models",
+    "/v1/models/avatars",
+    "/v1/images/avatars/any/1.png",
+)
+
 
 def problem(answer: Any, status: int, slug: str) -> dict[str, Any]:
     """The document of a refusal, after checking what every refusal has."""
@@ -49,13 +62,14 @@ def test_an_unknown_path_is_a_problem() -> None:
 
 def test_a_wrong_method_is_a_problem_that_lists_the_right_ones() -> None:
     with client_of_app() as client:
-        for path, allowed in {"/livez": {"GET", "HEAD"}, "/v1/generate": {"POST"}}.items():
+        for path in ("/v1/generate", "/v1/edits/inpaint", *READABLE):
             answer = client.delete(path)
+            allowed = {"GET", "HEAD"} if path in READABLE else {"POST"}
             problem(answer, 405, "method-not-allowed")
             assert set(answer.headers["allow"].split(", ")) == allowed
 
 
-@pytest.mark.parametrize("path", ["/livez", "/readyz", "/healthz", "/metrics", "/docs", "/openapi.json", "/nope"])
+@pytest.mark.parametrize("path", [*READABLE, "/nope"])
 def test_head_is_get_without_the_body(path: str) -> None:
     with client_of_app() as client:
         get, head = client.get(path), client.head(path)

@@ -20,8 +20,9 @@ _LIST: Final[dict[int | str, dict[str, Any]]] = {200: {"model": ModelList, "desc
 _ONE: Final[dict[int | str, dict[str, Any]]] = {200: {"model": ModelEntry, "description": "The model."}}
 
 
-@router.get(
+@router.api_route(
     "/v1/models",
+    methods=["GET", "HEAD"],
     operation_id="list_models",
     summary="The models served here",
     tags=["models"],
@@ -35,8 +36,9 @@ async def list_models(request: Request) -> Response:
     return _json(ModelList(object="list", data=[_entry(context, model.info) for model in context.models]))
 
 
-@router.get(
+@router.api_route(
     "/v1/models/{model}",
+    methods=["GET", "HEAD"],
     operation_id="get_model",
     summary="One model",
     tags=["models"],
