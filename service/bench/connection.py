@@ -10,6 +10,7 @@ import asyncio
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final, cast
 from urllib.parse import urlsplit
 
@@ -129,13 +130,15 @@ class Pool:
         self._idle: list[Connection] = []
         self._all: set[Connection] = set()
 
-    async def request(self, method: str, path: str, body: bytes = b"") -> Answer:
-        """One request with a JSON body, if any. Raises `Broken`.
+    async def request(
+        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] = MappingProxyType({})
+    ) -> Answer:
+        """One request with a JSON body, if any, and more headers, if any. Raises `Broken`.
 
         A kept-alive connection that the server closed just now is replaced once.
         """
         content = {"Content-Type": "application/json", "Content-Length": str(len(body))} if body else {}
-        data = _head(method, self._prefix + path, self._headers | content) + body
+        data = _head(method, self._prefix + path, {**self._headers, **content, **headers}) + body
         while self._idle:
             connection = self._idle.pop()
             if not connection.usable:

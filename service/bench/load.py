@@ -16,7 +16,7 @@ from typing import Any, Final
 import uvloop
 
 from service.bench.answers import image_steps, read, stages
-from service.bench.connection import Broken, Pool
+from service.bench.connection import Answer, Broken, Pool
 from service.bench.cpu import cpu_of_tree
 from service.bench.report import NOT_SENT, OK, Conditions, Record, Result, summarize
 from service.bench.workloads import Call, Workload
@@ -136,13 +136,14 @@ class _Run:
         background = self.workload.background
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._measure())
-                for each in load():
-                    tasks.create_task(each)
+                front = [tasks.create_task(each) for each in (self._measure(), *load())]
+                behind = []
                 if background is not None:
                     calls = background.calls()
-                    for _ in range(background.clients):
-                        tasks.create_task(self.client(calls, background=True))
+                    behind = [tasks.create_task(self.client(calls, background=True)) for _ in range(background.clients)]
+                await asyncio.gather(*front)
+                for task in behind:
+                    task.cancel()  # nobody waits for the bulk that is under way now
         finally:
             self.pool.close()
 
@@ -176,21 +177,29 @@ class _Run:
         record = Record(call.kind, background, intended, sent, sent, OK)
         try:
             async with asyncio.timeout(self.timeout):
-                answer = await self.pool.request("POST", call.path, call.body)
+                answer = await self.pool.request(call.method, call.path, call.body, call.headers)
         except TimeoutError:
             record.outcome = "timeout"
         except Broken:
             record.outcome = "connection"
         record.done = time.monotonic()
         if record.outcome == OK:
-            body = read(call, answer) if answer.status == 200 else None
-            if body is not None:
-                record.images, record.image_steps = call.images, image_steps(call, body)
-                record.stages = stages(answer, body)
-            else:
-                record.outcome = "bad answer" if answer.status == 200 else str(answer.status)
+            self._look_at(answer, call, record)
         self.records.append(record)
         return record.outcome
+
+    def _look_at(self, answer: Answer, call: Call, record: Record) -> None:
+        if answer.status != call.status:
+            record.outcome = str(answer.status)
+            return
+        if not call.images:
+            return
+        body = read(call, answer)
+        if body is None:
+            record.outcome = "bad answer"
+        else:
+            record.images, record.image_steps = call.images, image_steps(call, body)
+            record.stages = stages(answer, body)
 
     async def _measure(self) -> None:
         await asyncio.sleep(self.begin - time.monotonic())

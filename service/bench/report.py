@@ -63,7 +63,7 @@ class Result:
     `latency`, `failures` and `goodput` are of the requests that should have been sent in the window, whenever they
     were answered; requests, images and image-steps per second are of what was answered in it. Latency is counted
     from when a request should have been sent, and only of right answers. What runs in the background counts in
-    images and image-steps only, and in `kinds`.
+    images and image-steps only, and in `kinds`; what of it is under way at the end is given up and in no figure.
     """
 
     workload: str

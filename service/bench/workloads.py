@@ -9,8 +9,8 @@ from __future__ import annotations
 import base64
 import io
 import random
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
@@ -29,13 +29,19 @@ SEEDS: Final = 2**31
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request to send. `image_steps` is the work it asks for: images times steps."""
+    """One request to send. `image_steps` is the work it asks for: images times steps.
+
+    Without `images` an answer is right when it has the `status` that is expected; its body is not looked at.
+    """
 
     kind: str
     path: str
     body: bytes
     images: int
     image_steps: int
+    method: str = "POST"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    status: int = 200
 
 
 @dataclass(frozen=True, slots=True)

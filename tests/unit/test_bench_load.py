@@ -14,7 +14,7 @@ from statistics import fmean, stdev
 import pytest
 
 from service.bench.load import arrival_times, run_closed, run_open
-from service.bench.workloads import make_workload
+from service.bench.workloads import Call, Source, Workload, make_workload
 from tests.bench_servers import Asked, SmallServer, pictures, response, right
 from tests.conftest import free_port
 
@@ -140,6 +140,35 @@ def test_bulk_requests_run_beside_the_interactive_ones() -> None:
     assert found.background_image_steps_per_second > 0
     assert found.latency is not None
     assert found.latency.count == found.ok <= sizes.count(1)
+
+
+def test_the_end_does_not_wait_for_bulk() -> None:
+    async def bulk_never(asked: Asked) -> bytes:
+        if asked.fields["batch_size"] > 1:
+            await asyncio.sleep(60)
+        return await right(asked)
+
+    with SmallServer(bulk_never) as server:
+        began = time.monotonic()
+        found = run_closed(server.url, make_workload("interactive"), 1, 0.5, 0.0)
+        assert time.monotonic() - began < 30
+    assert (found.failures, found.background_image_steps_per_second) == ({}, 0)
+    assert set(found.kinds) == {"single"}
+
+
+def test_a_call_may_expect_another_status_than_200_and_no_pictures() -> None:
+    """As a picture's URL with `If-None-Match` does."""
+    call = Call("304", "/a.png", b"", 0, 0, method="GET", headers={"If-None-Match": '"tag"'}, status=304)
+    workload = Workload("304", Source(), lambda source, rng: call, 1)
+
+    async def not_modified(asked: Asked) -> bytes:
+        known = asked.headers.get("if-none-match") == '"tag"' and asked.line.startswith("GET /a.png ")
+        return b"HTTP/1.1 304 Not Modified\r\n\r\n" if known else response(b"")
+
+    with SmallServer(not_modified) as server:
+        found = run_closed(server.url, workload, 2, 0.3, 0.0)
+    assert (found.failures, found.images_per_second) == ({}, 0)
+    assert found.ok > 2 >= server.connections
 
 
 def test_processor_time_of_a_process_is_measured() -> None:
