@@ -14,6 +14,7 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
 from service.api.context import Context
+from service.api.multipart import MAX_FIELD, read_form
 from service.api.problems import ProblemError
 from service.api.schemas import all_of, shown
 from service.api.strict_json import parse_object, read_json
@@ -21,7 +22,6 @@ from service.errors import InvalidRequest
 
 __all__ = ["EditBody", "read_edit_body"]
 
-_MAX_FIELD: Final = 2**16  # bytes of the JSON beside the files; it is a few hundred
 _ACCEPTED: Final = "multipart/form-data, application/json"
 
 
@@ -61,17 +61,14 @@ async def _from_multipart(request: Request, names: tuple[str, ...]) -> EditBody:
     files: dict[str, bytes] = {}
     errors: list[InvalidRequest] = []
     seen: set[str] = set()
-    async with request.form(max_files=len(names) + 1, max_fields=len(names) + 1, max_part_size=_MAX_FIELD) as form:
-        for name, value in form.multi_items():
+    async with read_form(request) as parts:
+        for name, value in parts:
             if name not in (*names, "request"):
                 errors.append(_wrong(shown(name), "extra_forbidden", "Unknown field."))
             elif name in seen:
                 errors.append(_wrong((name,), "duplicate_key", "The field stands twice."))
             elif name == "request":
-                data = await value.read() if isinstance(value, UploadFile) else value.encode()
-                if len(data) > _MAX_FIELD:
-                    raise _wrong(("request",), "too_long", f"Should have at most {_MAX_FIELD} bytes.")
-                fields = parse_object(data)
+                fields = _object(await value.read(MAX_FIELD + 1) if isinstance(value, UploadFile) else value.encode())
             elif isinstance(value, UploadFile):
                 files[name] = await value.read()
             else:
@@ -80,6 +77,20 @@ async def _from_multipart(request: Request, names: tuple[str, ...]) -> EditBody:
     if errors:
         raise all_of(errors)
     return EditBody(fields, files)
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    """The field `request`, which is to a form what the body is to a request of JSON."""
+    if len(data) > MAX_FIELD:
+        raise _wrong(("request",), "too_long", f"Should have at most {MAX_FIELD} bytes.")
+    try:
+        return parse_object(data)
+    except ProblemError as problem:
+        raise _wrong(("request",), "json_invalid", problem.detail.replace("The body", "The field")) from None
+    except InvalidRequest as error:
+        if error.loc != ("body",):
+            raise
+        raise _wrong(("request",), error.code, error.message.replace("The body", "The field")) from None
 
 
 def _decoded(encoded: dict[str, object]) -> dict[str, bytes]:

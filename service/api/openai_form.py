@@ -13,15 +13,12 @@ import msgspec
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
+from service.api.multipart import read_form
 from service.api.problems import ProblemError
 from service.api.schemas import all_of, shown
 from service.errors import InvalidRequest
 
 __all__ = ["OpenAIForm", "read_openai_form"]
-
-MAX_FILES: Final = 18  # OpenAI's own limit of 16 images and what may go beside them; more than one is refused below
-MAX_FIELDS: Final = 1000
-MAX_FIELD: Final = 2**16  # bytes
 
 INTEGERS: Final = frozenset(
     {
@@ -55,8 +52,8 @@ async def read_openai_form(request: Request) -> OpenAIForm:
     fields: dict[str, Any] = {}
     files: dict[str, bytes] = {}
     errors: list[InvalidRequest] = []
-    async with request.form(max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD) as form:
-        for raw_name, value in form.multi_items():
+    async with read_form(request) as parts:
+        for raw_name, value in parts:
             name = raw_name.removesuffix("[]")
             if name in FILES:
                 if not isinstance(value, UploadFile):

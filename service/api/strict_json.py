@@ -94,10 +94,9 @@ def _constant(name: str) -> NoReturn:
     raise ProblemError("bad-request", f"The body is not JSON: {name.lstrip('-')} is no JSON number.")
 
 
-def _integer(digits: str) -> int:
-    if len(digits) > MAX_DIGITS:  # turning digits into a number takes the square of their count
-        raise InvalidRequest("A number has too many digits.", loc=BODY, code="number_too_large")
-    return int(digits)
+def _integer(digits: str) -> int | float:
+    # Turning digits into a number takes the square of their count; the infinite is refused with its place.
+    return int(digits) if len(digits) <= MAX_DIGITS else math.inf
 
 
 _decode = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer).decode
