@@ -46,21 +46,29 @@ class PicturePool:
         if format_of(order.data) is None:
             return UNKNOWN
         async with self._places:
-            worker = self._idle.pop() if self._idle else await self._start()
-            try:
-                async with asyncio.timeout(self._seconds):
-                    answer = await worker.read(order)
-            except (TimeoutError, OSError, EOFError, msgspec.MsgspecError):
-                await self._end(worker)
-                return UNREADABLE
-            except BaseException:  # nobody waits any more: what it reads now would be the next one's answer
-                await self._end(worker)
-                raise
-            if worker.pictures < PICTURES:
-                self._idle.append(worker)
-            else:
-                await self._end(worker)
-            return answer
+            answer = await self._ask(self._idle.pop(), order) if self._idle else None
+            # One that was idle may have died since, by no fault of this picture.
+            return answer or await self._ask(await self._start(), order) or UNREADABLE
+
+    async def _ask(self, worker: _Worker, order: Order) -> Picture | Refusal | None:
+        """A worker's answer; None when it dies instead."""
+        try:
+            async with asyncio.timeout(self._seconds):
+                answer = await worker.read(order)
+        except (TimeoutError, msgspec.MsgspecError):
+            await self._end(worker)
+            return UNREADABLE
+        except (OSError, EOFError):
+            await self._end(worker)
+            return None
+        except BaseException:  # nobody waits any more: what it reads now would be the next one's answer
+            await self._end(worker)
+            raise
+        if worker.pictures < PICTURES:
+            self._idle.append(worker)
+        else:
+            await self._end(worker)
+        return answer
 
     async def _start(self) -> _Worker:
         worker = await _Worker.start(self._memory)
@@ -106,6 +114,8 @@ class _Worker:
         assert stdin is not None
         assert stdout is not None
         body = msgspec.msgpack.encode(order)
+        if stdin.is_closing():  # uvloop's would raise a RuntimeError
+            raise BrokenPipeError
         stdin.write(LENGTH.pack(len(body)))
         stdin.write(body)
         await stdin.drain()
