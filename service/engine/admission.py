@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -31,25 +31,30 @@ class Admission:
         self.times: dict[str, StepTimes] = {}  # of each model
         self.engines = 1  # that share the work
         self._limits = limits
-        self._backlog = Backlog()
+        self._backlog = Backlog(self._rate)
+
+    @property
+    def outstanding(self) -> int:
+        """Image-steps of all accepted requests that are not done yet."""
+        return self._backlog.steps
 
     def count(self, job: Job) -> None:
         """Notes what an accepted request still needs."""
-        self._backlog.set(job.client, job.id, job.outstanding() / self._rate(job.model))
+        self._backlog.set(job.client, job.id, job.model, job.outstanding())
 
     def forget(self, job: Job) -> None:
         """The request has ended."""
-        self._backlog.set(job.client, job.id, 0)
+        self._backlog.set(job.client, job.id, job.model, 0)
 
-    def check(self, samples: Sequence[Sample], jobs: Collection[Job], restart: float) -> None:
-        """Returns if one request's samples can be accepted beside `jobs`, when engines need `restart` seconds first.
+    def check(self, samples: Sequence[Sample], restart: float) -> None:
+        """Returns if one request's samples can be accepted, when engines need `restart` seconds first.
 
         Raises `QuotaExceeded` or `Overloaded` with the seconds after which it is worth another try, and
         `InvalidRequest` for a deadline that even an idle server would miss.
         """
         first = samples[0]
         steps = sum(len(sample.sigmas) for sample in samples)
-        self._check_quota(first.client, steps, jobs)
+        self._check_quota(first.client, steps)
         alone = self._idle_seconds(samples)
         work = steps / self._rate(first.model)
         finish = restart + max(alone, self._backlog.finish(first.client, work))
@@ -67,17 +72,17 @@ class Admission:
         if wait > self._limits.max_queue_time:
             raise Overloaded("the backlog is over max_queue_time", retry_after=wait - self._limits.max_queue_time)
         excess = self._backlog.total() + work - self._limits.request_timeout
-        if excess > 0 and jobs:
+        if excess > 0 and self.outstanding:
             raise Overloaded("the backlog would break the deadlines of accepted requests", retry_after=excess)
 
-    def _check_quota(self, client: str, steps: int, jobs: Collection[Job]) -> None:
+    def _check_quota(self, client: str, steps: int) -> None:
         quota = self._limits.max_client_image_steps
-        if not quota:
-            return
-        own = [job for job in jobs if job.client == client]
-        if sum(job.outstanding() for job in own) + steps > quota:
-            seconds = sum(job.outstanding() / self._rate(job.model) for job in own)
-            raise QuotaExceeded(f"more than {quota} image-steps of this client are outstanding", retry_after=seconds)
+        if quota:
+            outstanding, seconds = self._backlog.of(client)
+            if outstanding + steps > quota:
+                raise QuotaExceeded(
+                    f"more than {quota} image-steps of this client are outstanding", retry_after=seconds
+                )
 
     def _rate(self, model: str) -> float:
         """Image-steps per second of all engines together."""

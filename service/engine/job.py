@@ -56,6 +56,11 @@ class Job:
         """Samples without a result."""
         return [sample for sample in self.samples.values() if sample.id not in self._results]
 
+    @property
+    def images_left(self) -> int:
+        """How many samples are without a result."""
+        return len(self.samples) - len(self._results)
+
     def outstanding(self) -> int:
         """Image-steps still to do."""
         return sum(self.steps_left.values())

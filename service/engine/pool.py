@@ -12,6 +12,7 @@ from service.engine.admission import Admission, Limits
 from service.engine.client import EngineObserver, Fatality
 from service.engine.job import Job
 from service.engine.links import Connect
+from service.engine.load import Load
 from service.engine.protocol import (
     Cancel,
     EngineConfig,
@@ -68,7 +69,7 @@ class EnginePool:
         self._jobs: dict[int, Job] = {}
         self._places: dict[int, Supervisor] = {}  # request -> engine; absent while it waits for one
         self._by_sample: dict[int, Job] = {}
-        self._running: set[int] = set()  # samples that have begun a step
+        self._load = Load(observer)
         self._timers: dict[int, asyncio.TimerHandle] = {}
         self._ids = itertools.count(1)
         self._draining = False
@@ -115,12 +116,12 @@ class EnginePool:
     def submit(self, samples: Sequence[Sample]) -> Job:
         """Accepts one request, or refuses it at once; see `EngineClient.submit`."""
         self._check_open(samples[0].model)
-        self._admission.check(samples, self._jobs.values(), self._restart_seconds())
+        self._admission.check(samples, self._restart_seconds())
         request = next(self._ids)
         for sample in samples:
             sample.request = request
             sample.id = next(self._ids)
-        job = Job(samples, sum(other.outstanding() for other in self._jobs.values()), self._cancelled)
+        job = Job(samples, self._admission.outstanding, self._cancelled)
         self._jobs[request] = job
         self._by_sample.update((sample.id, job) for sample in samples)
         self._idle.clear()
@@ -130,6 +131,7 @@ class EnginePool:
                 max(0.0, deadline - time.monotonic()), self._end, job, DeadlineExceeded("the deadline passed")
             )
         self._count(job)
+        self._load.tell()
         self._dispatch(job, list(samples))
         return job
 
@@ -182,17 +184,9 @@ class EnginePool:
         return engine
 
     def _count(self, job: Job) -> None:
+        """Books what a request still needs."""
         self._admission.count(job)
-        self._report()
-
-    def _report(self) -> None:
-        waiting = sum(len(job.unfinished()) for job in self._jobs.values()) - len(self._running)
-        running = {self._by_sample[sample].id for sample in self._running}
-        self._observer.load(
-            requests_running=len(running),
-            requests_waiting=len(self._jobs) - len(running),
-            images_waiting=waiting,
-        )
+        self._load.left(job.id, job.images_left)
 
     def _cancelled(self, job: Job) -> None:
         self._end(job, None)
@@ -212,12 +206,13 @@ class EnginePool:
         del self._jobs[job.id]
         for sample in job.samples:
             del self._by_sample[sample]
-            self._running.discard(sample)
+            self._load.stopped(sample)
         timer = self._timers.pop(job.id, None)
         if timer is not None:
             timer.cancel()
         self._admission.forget(job)
-        self._report()
+        self._load.left(job.id, 0)
+        self._load.tell()
         if not self._jobs:
             self._idle.set()
 
@@ -239,6 +234,7 @@ class EnginePool:
         self._observer.engines_ready(sum(engine.ready for engine in self._engines))
         for job in [job for job in self._jobs.values() if job.id not in self._places]:
             self._replay(job, whole=False)
+        self._load.tell()
 
     def _replay_whole(self, model: str) -> None:
         for job in [job for job in self._jobs.values() if job.model == model]:
@@ -259,16 +255,20 @@ class EnginePool:
         elif isinstance(message, Finished):
             job = self._by_sample.get(message.sample)
             if job is not None:
-                self._running.discard(message.sample)
+                self._load.stopped(message.sample)
                 if job.finished(message.sample, message.result):
                     self._displace(job)
                     self._forget(job)
+                else:
+                    self._load.left(job.id, job.images_left)
         elif isinstance(message, Previewed):
             job = self._by_sample.get(message.sample)
             if job is not None:
                 job.previewed(message.sample, message.preview)
         elif isinstance(message, StepStarted):
-            self._running.update(sample for sample in message.samples if sample in self._by_sample)
+            for sample in message.samples:
+                if sample in self._by_sample:
+                    self._load.begun(sample, self._by_sample[sample].id)
         elif isinstance(message, Failed):
             job = self._by_sample.get(message.sample)
             if job is not None:
@@ -290,7 +290,7 @@ class EnginePool:
         for job in self._jobs_of(message.samples):
             self._admission.count(job)
         self._observer.step(message.model, rows=len(message.samples), size=message.size, seconds=message.seconds)
-        self._report()
+        self._load.tell()
 
     def on_lost(self, engine: Supervisor, suspects: tuple[int, ...], cause: Cause) -> None:
         """Fails the request that ran alone; sets the others apart or back, for the next engine."""
@@ -300,7 +300,8 @@ class EnginePool:
         orphans = [self._jobs[request] for request, place in self._places.items() if place is engine]
         for job in orphans:
             self._displace(job)
-            self._running.difference_update(job.samples)
+            for sample in job.samples:
+                self._load.stopped(sample)
         engine.outstanding = 0
         for job in accused:
             if len(accused) == 1 and job.isolated:
@@ -312,6 +313,7 @@ class EnginePool:
         for job in orphans:
             if not job.ended:
                 self._replay(job, whole=False)
+        self._load.tell()
 
     def on_fatal(self, reason: str, *, budget_spent: bool) -> None:
         """Nothing will be served any more: ends all, and tells whoever waits on `fatal`."""

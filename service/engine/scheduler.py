@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 
+from service.engine.deadlines import Deadlines
 from service.engine.request import Sample
+
+Turns = OrderedDict[int, None]  # requests, the next in turn first
 
 
 class Scheduler:
@@ -20,10 +23,10 @@ class Scheduler:
         self._samples: dict[int, Sample] = {}
         self._steps_left: dict[int, int] = {}
         self._requests: dict[int, dict[int, Sample]] = {}
-        self._turns: dict[str, deque[int]] = {}  # client -> its requests, the next in turn first
-        self._clients: deque[str] = deque()  # the next in turn first
+        self._turns: OrderedDict[str, Turns] = OrderedDict()  # client -> its requests; the next in turn first
         self._isolated: deque[int] = deque()
         self._isolated_last = False
+        self._deadlines = Deadlines()
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -32,6 +35,8 @@ class Scheduler:
         """Takes a sample in; it is ready at once."""
         self._samples[sample.id] = sample
         self._steps_left[sample.id] = len(sample.sigmas)
+        if sample.deadline is not None:
+            self._deadlines.add(sample.deadline, sample.id)
         members = self._requests.get(sample.request)
         if members is None:
             members = self._requests[sample.request] = {}
@@ -42,10 +47,7 @@ class Scheduler:
         if sample.isolated:
             self._isolated.append(sample.request)
             return
-        if sample.client not in self._turns:
-            self._turns[sample.client] = deque()
-            self._clients.append(sample.client)
-        self._turns[sample.client].append(sample.request)
+        self._turns.setdefault(sample.client, OrderedDict())[sample.request] = None
 
     def abort(self, sample_id: int) -> Sample | None:
         """Removes a sample wherever it is in its life; None if it is not here (any more)."""
@@ -53,6 +55,8 @@ class Scheduler:
         if sample is None:
             return None
         del self._steps_left[sample_id]
+        if sample.deadline is not None:
+            self._deadlines.discard(sample_id)
         members = self._requests[sample.request]
         del members[sample_id]
         if not members:
@@ -65,10 +69,9 @@ class Scheduler:
             self._isolated.remove(sample.request)
             return
         turns = self._turns[sample.client]
-        turns.remove(sample.request)
+        del turns[sample.request]
         if not turns:
             del self._turns[sample.client]
-            self._clients.remove(sample.client)
 
     def ready(self) -> int:
         """How many samples the next batch could hold if it had no limit."""
@@ -77,7 +80,7 @@ class Scheduler:
         return len(self._samples) - sum(len(self._requests[request]) for request in self._isolated)
 
     def _next_is_isolated(self) -> bool:
-        return bool(self._isolated) and (not self._clients or not self._isolated_last)
+        return bool(self._isolated) and (not self._turns or not self._isolated_last)
 
     def schedule(self, max_rows: int) -> list[Sample]:
         """The next batch, at most `max_rows` samples; all of them ready to step."""
@@ -86,24 +89,23 @@ class Scheduler:
             self._isolated.rotate(-1)
             return list(self._requests[self._isolated[-1]].values())[:max_rows]
         batch: list[Sample] = []
-        unscheduled = {
-            request: iter(self._requests[request].values()) for turns in self._turns.values() for request in turns
-        }
+        unscheduled: dict[int, Iterator[Sample]] = {}  # of the requests that had a turn
         idle = 0
-        while len(batch) < max_rows and idle < len(self._clients):
-            client = self._clients[0]
-            self._clients.rotate(-1)
-            sample = self._next_of(self._turns[client], unscheduled)
+        while len(batch) < max_rows and idle < len(self._turns):
+            client, turns = next(iter(self._turns.items()))
+            self._turns.move_to_end(client)
+            sample = self._next_of(turns, unscheduled)
             idle = 0 if sample else idle + 1
             if sample:
                 batch.append(sample)
         return batch
 
-    @staticmethod
-    def _next_of(turns: deque[int], unscheduled: dict[int, Iterator[Sample]]) -> Sample | None:
+    def _next_of(self, turns: Turns, unscheduled: dict[int, Iterator[Sample]]) -> Sample | None:
         for _ in range(len(turns)):
-            request = turns[0]
-            turns.rotate(-1)
+            request = next(iter(turns))
+            turns.move_to_end(request)
+            if request not in unscheduled:
+                unscheduled[request] = iter(self._requests[request].values())
             sample = next(unscheduled[request], None)
             if sample is not None:
                 return sample
@@ -127,4 +129,4 @@ class Scheduler:
 
     def expired(self, now: float) -> list[Sample]:
         """Samples whose deadline is not after `now`; the caller aborts them."""
-        return [s for s in self._samples.values() if s.deadline is not None and s.deadline <= now]
+        return [self._samples[sample] for sample in self._deadlines.passed(now)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections import Counter
 
 import pytest
@@ -119,6 +120,36 @@ def test_expired_lists_those_whose_deadline_is_not_after_now() -> None:
     scheduler.add(sample(1, deadline=5.0))
     scheduler.add(sample(2, deadline=5.1))
     assert [s.id for s in scheduler.expired(5.0)] == [1]
+
+
+def test_what_is_done_or_dropped_does_not_expire_and_is_not_kept() -> None:
+    """A far deadline that nobody will reach is no memory that grows with every request."""
+    scheduler = Scheduler()
+    for number in range(1000):
+        scheduler.add(sample(number, request=number))
+        scheduler.update(scheduler.schedule(1)) if number % 2 else scheduler.abort(number)
+    assert scheduler.expired(9e9) == []
+    assert len(scheduler._deadlines) < 100
+
+
+def seconds_of_a_step(waiting: int, clients: int) -> float:
+    """Least processor time that choosing a batch takes beside so many waiting requests."""
+    scheduler = Scheduler()
+    for number in range(waiting):
+        scheduler.add(sample(number, request=number, client=f"c{number % clients}", steps=100))
+    best = 9e9
+    for _ in range(30):
+        began = time.process_time()
+        scheduler.expired(0)
+        scheduler.update(scheduler.schedule(scheduler.ready() and 8))
+        best = min(best, time.process_time() - began)
+    return best
+
+
+@pytest.mark.parametrize("clients", [1, 100])
+def test_a_step_costs_no_more_beside_thousands_of_waiting_requests(clients: int) -> None:
+    """100 times as many waiting requests are no reason for the engine to pause between steps."""
+    assert seconds_of_a_step(10_000, clients) < 10 * seconds_of_a_step(100, clients)
 
 
 @given(st.integers(0, 2**32), st.integers(1, 9))
