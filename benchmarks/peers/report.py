@@ -39,8 +39,9 @@ class Series:
 
 
 def ratio(ours: Series, theirs: Series, key: str) -> float:
-    """Ours over theirs, the median over rounds."""
-    return median(a[key] / b[key] for a, b in zip(ours.rounds, theirs.rounds, strict=True))
+    """Ours over theirs, the median over rounds; infinite where they did nothing."""
+    pairs = zip(ours.rounds, theirs.rounds, strict=True)
+    return median(a[key] / b[key] if b[key] else float("inf") for a, b in pairs)
 
 
 def closed_table(workload: str, rows: Sequence[Series]) -> str:
