@@ -6,10 +6,12 @@ or is refused by name. Fields of `POST /v1/generate` may be sent beside them (`e
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, StrictStr
+from pydantic_core import PydanticCustomError
 
 from service.api.edit_schemas import InpaintRequest
 from service.api.schemas import GenerateRequest, ImageRequest, all_of, parse_body
@@ -31,6 +33,13 @@ MEANINGLESS: Final = frozenset(
 )
 
 
+def _no_other_word(value: object) -> object:
+    """Refuses `hd` and the like in one sentence, which the union below would do in two."""
+    if isinstance(value, str) and value != "auto":
+        raise PydanticCustomError("quality_not_available", "Should be auto, or 1 to 100 for jpeg and webp.")
+    return value
+
+
 class _OpenAIFields(BaseModel):
     """OpenAI's fields."""
 
@@ -49,6 +58,7 @@ class _OpenAIFields(BaseModel):
     )
     quality: Annotated[
         Literal["auto"] | Annotated[StrictInt, Field(ge=1, le=100)],
+        BeforeValidator(_no_other_word),
         Field(description="`auto`, or 1 to 100 for `jpeg` and `webp`."),
     ] = "auto"
     output_compression: Annotated[
@@ -147,6 +157,8 @@ def renamed(error: InvalidRequest, body: OpenAIRequest) -> InvalidRequest:
 
     def rename(one: InvalidRequest) -> InvalidRequest:
         loc = tuple(names.get(part, part) if isinstance(part, str) else part for part in one.loc)
-        return InvalidRequest(one.message, loc=loc, code=one.code)
+        # Only a name has an underscore: the `quality` of a sentence may be the plain word.
+        message = re.sub(r"[a-z]+_[a-z_]+", lambda word: names.get(word[0], word[0]), one.message)
+        return InvalidRequest(message, loc=loc, code=one.code)
 
     return all_of([rename(one) for one in error.errors])

@@ -162,7 +162,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"prompt": "", "size": "1024x1024"}, "size", "size_not_available"),
     ({"prompt": "", "model": "gpt-image-2"}, "model", "unknown_model"),
     ({"prompt": "", "response_format": "url"}, "response_format", "literal_error"),
-    ({"prompt": "", "quality": "hd"}, "quality", "literal_error"),
+    ({"prompt": "", "quality": "hd"}, "quality", "quality_not_available"),
     ({"prompt": "", "style": "vivid"}, "style", "unsupported_parameter"),
     ({"prompt": "", "background": "transparent"}, "background", "literal_error"),
     ({"prompt": "", "output_format": "gif"}, "output_format", "literal_error"),
@@ -194,6 +194,21 @@ def test_several_errors_come_together(client: openai.OpenAI) -> None:
     with pytest.raises(openai.UnprocessableEntityError) as caught:
         client.images.generate(prompt="", n=0, style="vivid", extra_body={"seed": -1})
     assert all(f"{name}: " in caught.value.message for name in ("n", "style", "seed"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n": 2, "extra_body": {"seed": [1]}}, "seed: A list should have n (2) items."),
+        ({"quality": "hd"}, "quality: Should be auto, or 1 to 100 for jpeg and webp."),
+        ({"output_compression": 50}, "output_compression: Only jpeg and webp have a quality."),
+    ],
+)
+def test_messages_speak_the_clients_words(client: openai.OpenAI, arguments: dict[str, Any], message: str) -> None:
+    """Also where they mention another field, and each thing is said once."""
+    with pytest.raises(openai.UnprocessableEntityError) as caught:
+        client.images.generate(prompt="", **arguments)
+    assert caught.value.response.json()["error"]["message"] == message
 
 
 def raw(server: Server, body: bytes, content_type: str = "application/json", **headers: str) -> httpx.Response:
