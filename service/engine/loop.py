@@ -57,7 +57,7 @@ class EngineLoop:
         """One forward of the model in turn. False when nothing is ready.
 
         On a device that works while the CPU does something else, what a step finished is handed out while the
-        next one runs.
+        next one runs, and the samples that will come next draw their latents.
         """
         self._drop_expired()
         name = self._next_model()
@@ -66,8 +66,7 @@ class EngineLoop:
             return False
         runner, scheduler = self._runners[name], self._schedulers[name]
         batch = scheduler.schedule(runner.choose(scheduler.ready()))
-        self._run(runner, batch)
-        self._finish(runner, scheduler.update(batch))
+        self._finish(runner, self._run(runner, scheduler, batch))
         if not runner.overlaps:
             self._hand_out()
         return True
@@ -89,25 +88,34 @@ class EngineLoop:
             if expired:
                 self._emit(Expired(tuple(sample.id for sample in expired)))
 
-    def _run(self, runner: ModelRunner, batch: list[Sample]) -> None:
+    def _run(self, runner: ModelRunner, scheduler: Scheduler, batch: list[Sample]) -> list[Sample]:
+        """Takes one step; the samples whose last one it was."""
         ids = tuple(sample.id for sample in batch)
         size = padded(len(batch), runner.times.now)
         self._emit(StepStarted(runner.info.name, ids, size.seconds))
         began = time.monotonic()
         if any(sample.seed == self._fault_seed for sample in batch):
             raise RuntimeError("the fault seed was asked for")
-        new = [sample for sample in batch if sample.id not in self._rows]
-        for row in runner.begin(new):
-            self._rows[row.sample.id] = row
-            self._started[row.sample.id] = began
+        self._begin(runner, batch)
+        for id_ in ids:
+            self._started.setdefault(id_, began)
         rows = [self._rows[id_] for id_ in ids]
         denoised = runner.step(rows)
+        finished = scheduler.update(batch)
         self._hand_out()
+        if runner.overlaps and len(scheduler):
+            self._begin(runner, scheduler.upcoming(runner.choose(scheduler.ready())))
         runner.synchronize()
         ended = time.monotonic()
         runner.times.observe(size.size, ended - began)
         self._emit(StepEnded(runner.info.name, ids, size.size, ended - began))
         self._preview(runner, rows, denoised)
+        return finished
+
+    def _begin(self, runner: ModelRunner, samples: Iterable[Sample]) -> None:
+        """Gives tensors to those samples that have none yet."""
+        for row in runner.begin([sample for sample in samples if sample.id not in self._rows]):
+            self._rows[row.sample.id] = row
 
     def _preview(self, runner: ModelRunner, rows: list[Row], denoised: torch.Tensor) -> None:
         wanted = [

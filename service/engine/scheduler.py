@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from service.engine.deadlines import Deadlines
 from service.engine.request import Sample
@@ -111,6 +112,17 @@ class Scheduler:
                 return sample
         return None
 
+    def upcoming(self, count: int) -> Iterator[Sample]:
+        """The first samples, `count` at most, of the next batch as far as that is known now. Nobody's turn passes.
+
+        Isolated requests are left out.
+        """
+        first = (
+            in_turn(iter(self._requests[request].values()) for request in islice(turns, count))
+            for turns in islice(self._turns.values(), count)
+        )
+        return islice(in_turn(first), count)
+
     def update(self, stepped: Iterable[Sample]) -> list[Sample]:
         """Counts one step of each; returns and forgets the finished ones. Aborted ones are passed over."""
         finished = []
@@ -130,3 +142,13 @@ class Scheduler:
     def expired(self, now: float) -> list[Sample]:
         """Samples whose deadline is not after `now`; the caller aborts them."""
         return [self._samples[sample] for sample in self._deadlines.passed(now)]
+
+
+def in_turn(streams: Iterable[Iterator[Sample]]) -> Iterator[Sample]:
+    """One sample of each stream in turn until all are empty."""
+    waiting = deque(streams)
+    while waiting:
+        stream = waiting.popleft()
+        for sample in islice(stream, 1):
+            yield sample
+            waiting.append(stream)

@@ -5,8 +5,9 @@ Graphs and streams themselves need a GPU; `benchmarks/gpu_check.py` runs all of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import torch
@@ -25,6 +26,9 @@ from service.models.folder import load_info
 from service.models.info import ModelInfo
 from service.models.loader import load_unet
 from tests.tiny import tiny_model
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Rerun:
@@ -160,6 +164,46 @@ def test_results_leave_while_the_next_step_runs(info: ModelInfo) -> None:
     one_step = ["step over", "StepEnded", "copy begins", "copy begins"]
     handed_out = ["copy waited for", "copy waited for", "Finished"]
     assert journal == ["StepStarted", *one_step, "StepStarted", *handed_out, *one_step, *handed_out]
+
+
+def test_latents_of_what_comes_next_are_drawn_while_a_step_runs(info: ModelInfo) -> None:
+    journal: list[str] = []
+
+    class Drawing(Later):
+        def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+            given = list(items)
+            journal.extend(f"latents of {item.id}" for item in given if isinstance(item, Sample))
+            return super().map(function, given)
+
+    forward = build_forward(load_unet(info), info, torch.device("cpu"), torch.float32)
+    network = Drawing(forward, info.latent_shape, True, torch.device("cpu"), 1, Rerun(), journal=journal)
+    config = EngineConfig("cpu", "float32", 1, 1, 10.0, True, "/nonexistent/cache")
+    _, sizes = certify(info, network, config)
+    journal.clear()
+    finished: dict[int, bytes] = {}
+
+    def note(message: FromEngine) -> None:
+        if isinstance(message, Finished):
+            finished[message.sample] = message.result.pixels
+
+    def sample(i: int) -> Sample:
+        return Sample(id=i, request=i, client="", model="tiny", seed=i, class_label=1, sigmas=(80.0,))
+
+    loop = EngineLoop([ModelRunner(info, network, sizes, 10.0)], note)
+    loop.submit(map(sample, range(3)))
+    loop.step()
+    assert journal == ["latents of 0", "latents of 1", "step over", "copy begins", "copy begins"]
+    loop.cancel([1])  # what was drawn ahead is forgotten with its sample
+    while loop.step():
+        pass
+    assert journal.count("latents of 2") == 1
+    assert finished.keys() == {0, 2}
+    alone = EngineLoop([ModelRunner(info, network, sizes, 10.0)], note)
+    before = finished.pop(2)
+    alone.submit([sample(2)])
+    while alone.step():
+        pass
+    assert finished[2] == before
 
 
 def test_collected_images_come_in_the_kind_asked_for() -> None:

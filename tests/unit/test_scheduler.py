@@ -154,7 +154,8 @@ def test_a_step_costs_no_more_beside_thousands_of_waiting_requests(clients: int)
 
 @given(st.integers(0, 2**32), st.integers(1, 9))
 def test_everything_added_ends_exactly_once_and_no_batch_is_too_large(seed: int, limit: int) -> None:
-    """Random arrivals, aborts and steps: no sample is lost, none runs twice at once, no batch is over its limit."""
+    """Random arrivals, aborts and steps: no sample is lost, none runs twice at once, no batch is over its limit, and
+    what comes next is known ahead."""
     rng = random.Random(seed)
     scheduler = Scheduler()
     expected: dict[int, int] = {}
@@ -180,8 +181,10 @@ def test_everything_added_ends_exactly_once_and_no_batch_is_too_large(seed: int,
             victim = rng.choice(alive)
             assert scheduler.abort(victim) is not None
             aborted.add(victim)
+        ahead = [s.id for s in scheduler.upcoming(limit)]
         batch = scheduler.schedule(limit)
         ids = [s.id for s in batch]
+        assert ids == ahead or batch[0].isolated
         assert len(ids) == len(set(ids)) <= limit
         assert len({s.request for s in batch}) == 1 or not any(s.isolated for s in batch)
         steps_made.update(ids)
