@@ -88,7 +88,7 @@ def run(args: argparse.Namespace, environ: Mapping[str, str] | None = None) -> i
 
 
 def _serve(settings: Settings) -> int:
-    from service.api.server import CannotListen, listen
+    from service.api.listening import CannotListen, listen
     from service.errors import FatalModelError
     from service.models.places import load_infos
 
@@ -123,7 +123,8 @@ async def _life(
 
     metrics = Metrics()
     engine = make_engine_client(settings, infos, EngineMetrics(metrics))
-    await engine.start()  # the engine imports torch while this process imports the rest
+    await engine.start()
+    await asyncio.sleep(0)  # spawned now, the engine imports torch while this process imports the rest
     await asyncio.to_thread(import_module, "service.api.app")
     from service.api.app import create_app, create_metrics_app
     from service.api.server import Server

@@ -25,35 +25,19 @@ from service import __version__
 from service.api.context import Context
 from service.api.http_protocol import BoundedHttpProtocol
 from service.api.lifecycle import Lifecycle
+from service.api.listening import BACKLOG
 from service.engine.client import Fatality
 from service.exits import ExitCode
 
-__all__ = ["CannotListen", "Server", "listen"]
+__all__ = ["Server"]
 
 log = logging.getLogger(__name__)
 
-BACKLOG: Final = 2048
 KEEP_ALIVE: Final = 75  # seconds; longer than balancers keep theirs, so that they are the ones who close
 GRACE: Final = 0.1  # seconds from closing the listener: requests that are under way to open connections arrive
 LAST_WORDS: Final = 1.0  # seconds for answers that say why a request was given up
 FATAL_GRACE: Final = 5.0  # seconds for answers when the engine is gone for good
 CLOSE_WITHIN: Final = 5.0  # seconds that ending the engines may take
-
-
-class CannotListen(Exception):
-    """The address or port cannot be listened on, with the reason in one sentence."""
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises `CannotListen`."""
-    try:
-        if ":" in host:
-            dual = host == "::" and socket.has_dualstack_ipv6()
-            return socket.create_server((host, port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=dual)
-        return socket.create_server((host, port), backlog=BACKLOG)
-    except OSError as error:
-        reason = str(error.strerror or error).partition(" (while")[0]  # Python adds the address
-        raise CannotListen(f"cannot listen on {host} port {port}: {reason}") from None
 
 
 class _Listener(uvicorn.Server):

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 import uvloop
 
 from service.api.app import create_app, create_metrics_app
-from service.api.server import Server, listen
+from service.api.listening import listen
+from service.api.server import Server
 from service.engine.client import Fatality
 from service.engine.request import Sample, SampleResult
 from service.errors import Draining, EngineLost

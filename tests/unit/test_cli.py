@@ -65,6 +65,23 @@ def test_serving_never_imports_torch() -> None:
     assert set() == set(done.stdout.split()) & {"torch", "diffusers", "transformers"}
 
 
+def test_the_engine_is_started_before_what_only_http_needs_is_imported() -> None:
+    """Imports of both processes go on side by side; a second later, readiness would be a second later."""
+    code = """
+import asyncio, os, sys
+async def spawn(*command, **options):
+    print("spawned", *sys.modules, flush=True)
+    os._exit(0)
+asyncio.create_subprocess_exec = spawn
+from service.cli import main
+main(["serve", "--port", "0"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    spawned, *modules = done.stdout.split()
+    assert spawned == "spawned"
+    assert set() == {"fastapi", "uvicorn", "PIL", "service.api.app", "service.api.server"} & set(modules)
+
+
 def test_help_of_serve_names_every_setting_with_its_variable_default_and_sentence() -> None:
     text = " ".join(onestep("serve", "--help").stdout.split())
     for name, field in Settings.model_fields.items():

@@ -1,4 +1,4 @@
-"""diffusers without torch's compiler, in fresh interpreters."""
+"""diffusers without torch's compiler and without its other networks, in fresh interpreters."""
 
 from __future__ import annotations
 
@@ -27,6 +27,20 @@ assert "diffusers.models.unets.unet_2d" in sys.modules
 assert "torch._dynamo" not in sys.modules
 import torch._dynamo
 assert torch.compile(lambda x: x + 1, backend="eager")(torch.zeros(1)).item() == 1
+"""
+    )
+
+
+def test_other_networks_are_not_imported_with_the_network_but_can_be_later() -> None:
+    run(
+        QUICKLY
+        + """
+assert not [name for name in sys.modules if "flux" in name or "unet_3d" in name]
+from diffusers.models.unets.unet_2d import UNet2DModel as quick
+from diffusers import FluxTransformer2DModel, UNet2DConditionModel, UNet2DModel
+assert UNet2DModel is quick
+import diffusers.models.unets
+assert diffusers.models.unets.UNet2DModel is quick
 """
     )
 
