@@ -22,7 +22,8 @@ from typing import Any, Final
 import uvloop
 
 from service.api.app import create_app
-from service.api.server import Server, listen
+from service.api.listening import listen
+from service.api.server import Server
 from service.engine import links
 from service.engine.links import OnLost, OnMessage, ProcessLink
 from service.exits import ExitCode
