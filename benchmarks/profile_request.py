@@ -115,13 +115,14 @@ class Meter:
 
     def read(self) -> dict[str, float]:
         """Everything now, in seconds and counts."""
+        counts = self._service.counts(list(METRICS.values()))
         http, engine = self._http.cpu_times(), self._engine.cpu_times()
         threads = {each.id: each.user_time + each.system_time for each in self._engine.threads()}
         return {
             "http": http.user + http.system,
             "engine": engine.user + engine.system,
             "engine_main": threads.get(self._engine.pid, 0.0),
-            **{key: self._service.counted(name) for key, name in METRICS.items()},
+            **{key: counts[name] for key, name in METRICS.items()},
         }
 
 

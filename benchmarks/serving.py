@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -73,6 +74,10 @@ class Service(AbstractContextManager["Service"]):
 
     def counted(self, name: str) -> float:
         """The sum of a metric's samples now, over all labels."""
+        return self.counts([name])[name]
+
+    def counts(self, names: Sequence[str]) -> dict[str, float]:
+        """The same of several, at one moment."""
         text = httpx.get(f"{self.url}/metrics", trust_env=False).text
-        families = text_string_to_metric_families(text)
-        return sum(sample.value for family in families for sample in family.samples if sample.name == name)
+        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+        return {name: sum(sample.value for sample in samples if sample.name == name) for name in names}
