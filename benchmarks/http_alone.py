@@ -73,7 +73,7 @@ class InstantServer(AbstractContextManager["InstantServer"]):
             self._process.wait(20)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
+        self._process.communicate()
         self._folder.cleanup()
 
     def cpu_seconds(self) -> float:
