@@ -49,7 +49,13 @@ def parse_bytes(value: object) -> object:
 
 
 def parse_list(value: object) -> object:
-    """A tuple of the non-empty parts between commas. What is not a string passes as it is."""
+    """A tuple of the non-empty parts between commas. What is not a string passes as it is.
+
+    Commas alone are no empty list: they are what is left of a template whose values were missing.
+    """
     if not isinstance(value, str):
         return value
-    return tuple(part for part in (piece.strip() for piece in value.split(",")) if part)
+    parts = tuple(part for part in (piece.strip() for piece in value.split(",")) if part)
+    if value.strip() and not parts:
+        raise ValueError("give something between the commas")
+    return parts

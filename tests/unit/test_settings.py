@@ -59,6 +59,10 @@ def test_lists_are_separated_by_commas_and_empty_parts_do_not_count() -> None:
     assert parse_list(" a, b,,c ,") == ("a", "b", "c")
 
 
+def test_keys_of_which_only_the_commas_are_left_do_not_open_the_service() -> None:
+    assert "api_keys (--api-keys, ONESTEP_API_KEYS) is wrong: give something" in refused(ONESTEP_API_KEYS=" , ")
+
+
 def test_an_unknown_variable_stops_the_start_and_names_its_neighbour() -> None:
     assert refused(ONESTEP_MAX_QUEU_TIME="1") == (
         "ONESTEP_MAX_QUEU_TIME is not a setting of this service; did you mean ONESTEP_MAX_QUEUE_TIME?"
