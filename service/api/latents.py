@@ -17,6 +17,8 @@ __all__ = ["read_array", "read_latents"]
 
 _MAGIC: Final = b"\x93NUMPY"
 _MAX_HEADER: Final = 4096  # bytes; numpy writes 118 for such an array
+_MAX_LATENT: Final = 100.0  # a normal draw in float32 never exceeds 9; far beyond, the network overflows
+_MAX_VALUE: Final = 100_000.0  # of any array, noise of the highest level included
 
 
 def read_latents(text: str, shape: tuple[int, int, int, int]) -> list[bytes]:
@@ -31,11 +33,13 @@ def read_latents(text: str, shape: tuple[int, int, int, int]) -> list[bytes]:
         data = binascii.a2b_base64(text, strict_mode=True)
     except ValueError:  # binascii.Error, and characters that are not ASCII
         raise _refusal("latents", "base64", "Should be base64.") from None
-    return read_array(data, shape, field="latents")
+    return read_array(data, shape, field="latents", limit=_MAX_LATENT)
 
 
-def read_array(data: bytes, shape: tuple[int, int, int, int], *, field: str) -> list[bytes]:
+def read_array(data: bytes, shape: tuple[int, int, int, int], *, field: str, limit: float = _MAX_VALUE) -> list[bytes]:
     """The rows of a `.npy` file as `read_latents` describes it; a single one may leave out its first dimension.
+
+    No value is farther from 0 than `limit`.
 
     Raises `InvalidRequest` with the name of the `field`.
     """
@@ -56,6 +60,8 @@ def read_array(data: bytes, shape: tuple[int, int, int, int], *, field: str) -> 
     array: npt.NDArray[np.float32] = flat.reshape(shape, order="F" if order else "C")
     if not np.isfinite(array).all():
         raise _refusal(field, f"{field}_not_finite", "Every value should be finite.")
+    if max(array.max(), -array.min()) > limit:
+        raise _refusal(field, f"{field}_out_of_range", f"Every value should be from -{limit:g} to {limit:g}.")
     return [row.tobytes() for row in array]
 
 

@@ -80,6 +80,8 @@ WITH_INF[0, 0, 0, 0] = -np.inf
         (npy(np.array([{"a": 1}], dtype=object)), "latents_dtype"),
         (npy(WITH_NAN), "latents_not_finite"),
         (npy(WITH_INF), "latents_not_finite"),
+        (npy(ARRAY * np.float32(1000)), "latents_out_of_range"),
+        (npy(np.full_like(ARRAY, np.float32(-3e38))), "latents_out_of_range"),
         (npy(ARRAY)[:-1], "latents_size"),
         (npy(ARRAY) + b"x", "latents_size"),
         (npy(ARRAY)[:9], "npy"),

@@ -71,6 +71,12 @@ def test_an_encoded_body_is_415(toy: Toy, header: bytes) -> None:
         assert wire.post(b"\x1f\x8b", header).answer().problem == "unsupported-media-type"
 
 
+def test_a_compressed_transfer_is_415(toy: Toy) -> None:
+    with toy.wire() as wire:
+        wire.send(JSON_HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n")
+        assert wire.answer().problem == "unsupported-media-type"
+
+
 def test_identity_is_no_encoding(toy: Toy) -> None:
     with toy.wire() as wire:
         assert wire.post({"seed": 1}, b"Content-Encoding: identity").answer().status == 200

@@ -60,6 +60,7 @@ def _described(scope: Scope) -> tuple[int, bool, bool]:
             length = int(value[:19])
         elif name == b"transfer-encoding":
             chunked = True
+            encoded = encoded or value.strip().lower() != b"chunked"
         elif name == b"content-encoding":
             encoded = encoded or value.strip().lower() not in (b"", b"identity")
     return length, chunked, encoded
