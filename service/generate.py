@@ -79,6 +79,9 @@ def run_generate(args: argparse.Namespace) -> int:
     except FatalModelError as error:
         print(f"onestep generate: {error}", file=sys.stderr)
         return ExitCode.MODEL
+    except OSError as error:  # the target cannot be written
+        print(f"onestep generate: {error.filename or args.out or args.npz}: {error.strerror}", file=sys.stderr)
+        return ExitCode.USAGE
     except KeyboardInterrupt:
         print("onestep generate: interrupted; the same command goes on from here", file=sys.stderr)
         return ExitCode.FORCED
@@ -117,39 +120,46 @@ def _samples(args: argparse.Namespace, info: ModelInfo, sigmas: tuple[float, ...
 
 
 def _run(args: argparse.Namespace, plan: Plan, settings: Settings) -> int:
+    from service.npz import OtherRun
+
+    try:
+        return _to_folder(args.out, plan, settings) if args.npz is None else _to_npz(args, plan, settings)
+    except OtherRun as error:
+        print(f"onestep generate: {error}", file=sys.stderr)
+        return ExitCode.USAGE
+
+
+def _engine(plan: Plan, settings: Settings) -> OfflineEngine:
     from service.engine.offline import OfflineEngine
     from service.launch import engine_configs
 
     print("loading the model ...", file=sys.stderr)
-    engine = OfflineEngine(plan.model, engine_configs(settings)[0])
-    if args.npz is not None:
-        return _to_npz(args, plan, engine)
-    return _to_folder(args.out, plan, engine)
+    return OfflineEngine(plan.model, engine_configs(settings)[0])
 
 
-def _to_folder(folder: Path, plan: Plan, engine: OfflineEngine) -> int:
+def _to_folder(folder: Path, plan: Plan, settings: Settings) -> int:
     from service.api.encoding import encode
     from service.api.rendering import picture_of
+    from service.resumed import Expected, file_name, is_made
 
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [sample for sample in plan.samples if not (folder / _file_name(sample)).exists()]
-    for index, result in _with_progress(engine, missing, len(plan.samples)):
+    expected = Expected(plan.model.name, plan.model.revision, plan.timesteps)
+    targets = {sample.seed: folder / file_name(sample.seed, sample.class_label) for sample in plan.samples}
+    missing = [sample for sample in plan.samples if not is_made(targets[sample.seed], expected)]
+    for index, result in _with_progress(_engine(plan, settings), missing, len(plan.samples)) if missing else ():
         sample = missing[index]
-        data = encode(picture_of(plan, sample, result), "png")
-        scratch = folder / (_file_name(sample) + ".part")
-        scratch.write_bytes(data)
-        scratch.replace(folder / _file_name(sample))
+        target = targets[sample.seed]
+        scratch = target.with_name(target.name + ".part")
+        scratch.write_bytes(encode(picture_of(plan, sample, result), "png"))
+        scratch.replace(target)
     return ExitCode.OK
 
 
-def _file_name(sample: Sample) -> str:
-    suffix = "" if sample.class_label is None else f"-class{sample.class_label}"
-    return f"seed{sample.seed}{suffix}.png"
+def _to_npz(args: argparse.Namespace, plan: Plan, settings: Settings) -> int:
+    from service.npz import ResumableNpz, Run
 
-
-def _to_npz(args: argparse.Namespace, plan: Plan, engine: OfflineEngine) -> int:
-    from service.npz import OtherRun, ResumableNpz, Run
-
+    args.npz.parent.mkdir(parents=True, exist_ok=True)
+    engine = _engine(plan, settings)
     run = Run(
         revision=plan.model.revision,
         fingerprint=engine.status.fingerprint,
@@ -159,11 +169,7 @@ def _to_npz(args: argparse.Namespace, plan: Plan, engine: OfflineEngine) -> int:
         class_label=None if args.class_label == "any" else plan.samples[0].class_label,
     )
     channels, height, width = plan.model.latent_shape
-    try:
-        images = ResumableNpz(args.npz, run, (height, width, channels))
-    except OtherRun as error:
-        print(f"onestep generate: {error}", file=sys.stderr)
-        return ExitCode.USAGE
+    images = ResumableNpz(args.npz, run, (height, width, channels))
     missing = images.missing()
     for index, result in _with_progress(engine, [plan.samples[i] for i in missing], args.count):
         images.put(missing[index], result.pixels)

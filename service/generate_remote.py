@@ -21,12 +21,14 @@ from service.client import (
     NotFound,
     OnestepError,
 )
+from service.diffusion.schedule import NoiseSchedule
 from service.exits import ExitCode
 from service.models.classes import class_of_seed
 from service.npz import OtherRun, ResumableNpz, Run
+from service.resumed import Expected, file_name, is_made
 from service.settings import variable_of
 
-__all__ = ["MAX_SEED", "file_name", "run_remote"]
+__all__ = ["MAX_SEED", "run_remote"]
 
 MAX_SEED: Final = 2**53 - 1
 BATCH: Final = 16  # images a request; fewer where the service's own limit is lower
@@ -45,6 +47,8 @@ def run_remote(args: argparse.Namespace) -> int:
         return _refuse(error, ExitCode.USAGE)
     except OnestepError as error:
         return _refuse(error, ExitCode.REMOTE)
+    except OSError as error:  # the target cannot be written
+        return _refuse(f"{error.filename or args.out or args.npz}: {error.strerror}", ExitCode.USAGE)
     except KeyboardInterrupt:
         return _refuse("interrupted; the same command goes on from here", ExitCode.FORCED)
 
@@ -52,12 +56,6 @@ def run_remote(args: argparse.Namespace) -> int:
 def _refuse(reason: object, code: ExitCode) -> ExitCode:
     print(f"onestep generate: {reason}", file=sys.stderr)
     return code
-
-
-def file_name(seed: int, class_label: int | None) -> str:
-    """The name of an image's PNG."""
-    suffix = "" if class_label is None else f"-class{class_label}"
-    return f"seed{seed}{suffix}.png"
 
 
 def _fields(args: argparse.Namespace, model: Model) -> dict[str, Any]:
@@ -81,7 +79,13 @@ def _to_folder(args: argparse.Namespace, client: Client, model: Model) -> ExitCo
     folder: Path = args.out
     fields, labels = _fields(args, model), _labels(args, model)
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [seed for seed, label in labels.items() if not (folder / file_name(seed, label)).exists()]
+    timesteps = fields.get("timesteps")
+    if timesteps is None:
+        # how they are spaced depends on their number alone; a number that the service will refuse makes none
+        spaced = NoiseSchedule(num_train_timesteps=model.num_train_timesteps).evenly_spaced
+        timesteps = spaced(args.steps) if args.steps > 0 else []
+    expected = Expected(model.id, model.revision, timesteps)
+    missing = [seed for seed, label in labels.items() if not is_made(folder / file_name(seed, label), expected)]
     for image in _images(client, fields, missing, args.count):
         target = folder / file_name(image.seed, image.class_label)
         scratch = target.with_name(target.name + ".part")

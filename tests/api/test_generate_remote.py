@@ -63,6 +63,41 @@ def test_same_files(tiny: Server, model: Path, generate, tmp_path: Path, chosen:
     assert times == {path: path.stat().st_mtime_ns for path in there.iterdir() if path != lost}
 
 
+@pytest.mark.parametrize("by_server", [False, True])
+def test_images_of_other_steps_are_not_taken_for_those_of_this_run(
+    tiny: Server,
+    model: Path,
+    generate,  # type: ignore[no-untyped-def]
+    tmp_path: Path,
+    by_server: bool,
+) -> None:
+    """A folder of one-step images is no answer to a wish for two steps; nothing in it is touched."""
+    target = ("-n", "2", "--out", str(tmp_path / "out"))
+    source = ("--server", tiny.url) if by_server else ("--model", str(model))
+    generate(*source, *target)
+    before = files(tmp_path / "out")
+    said = generate(*source, *target, "--steps", "2", code=ExitCode.USAGE)
+    assert "is no image of this model and these steps" in said
+    assert files(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("by_server", [False, True])
+def test_a_target_that_cannot_be_written_is_said_in_a_sentence(
+    tiny: Server,
+    model: Path,
+    generate,  # type: ignore[no-untyped-def]
+    tmp_path: Path,
+    by_server: bool,
+) -> None:
+    (tmp_path / "file").touch()
+    source = ("--server", tiny.url) if by_server else ("--model", str(model))
+    said = generate(*source, "--out", str(tmp_path / "file" / "out"), code=ExitCode.USAGE)
+    assert said.splitlines()[-1].startswith(f"onestep generate: {tmp_path / 'file'}")
+    assert "Traceback" not in said
+    said = generate(*source, "--npz", str(tmp_path / "file" / "x.npz"), code=ExitCode.USAGE)
+    assert "Traceback" not in said
+
+
 def test_same_npz(tiny: Server, model: Path, generate, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     """The arrays are equal."""
     generate("--model", str(model), "-n", "7", "--npz", str(tmp_path / "here.npz"), ONESTEP_THREADS="1")
