@@ -102,15 +102,19 @@ class ProcessLink:
 
     @classmethod
     async def connect(cls, on_message: OnMessage, on_lost: OnLost) -> ProcessLink:
-        """Spawns an engine; it waits for `Configure`."""
+        """Spawns an engine; it waits for `Configure`. Raises OSError when there is no room for one."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        with theirs:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "service.engine.process", str(theirs.fileno())),
-                stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
-            )
+        try:
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-m", "service.engine.process", str(theirs.fileno())),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(),),
+                )
+        except BaseException:
+            ours.close()
+            raise
         transport, _ = await asyncio.get_running_loop().create_connection(
             lambda: _FrameReader(on_message, on_lost), sock=ours
         )

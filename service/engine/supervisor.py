@@ -134,7 +134,13 @@ class Supervisor:
         self._lost.clear()
         self._cause, self._executing = None, None
         self._silent = self._stalled = 0.0
-        self._link = link = await self._connect(self._on_message, self._on_lost)
+        try:
+            self._link = link = await self._connect(self._on_message, self._on_lost)
+        except OSError as error:  # short of memory, processes or files: often for a moment only
+            log.error("cannot start an engine on %s: %s", self.config.device, error)
+            self._cause = Cause.CRASHED
+            self._listener.on_lost(self, (), self._cause)
+            return
         if self._closing:
             link.kill()
         link.send(Configure(self.config, self._models))

@@ -1,0 +1,60 @@
+"""An engine that cannot be started is one that was lost: it is tried again, within the same budget."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import gc
+import os
+import sys
+import warnings
+
+import pytest
+
+from service.engine.links import ProcessLink
+from tests.engine.silent import Stand
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """asyncio, as the server's own loop."""
+    return "asyncio"
+
+
+def no_room() -> OSError:
+    """What fork says on a machine that is short of processes."""
+    return OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+
+async def test_a_machine_that_is_short_of_room_for_a_moment_gets_its_engine_later() -> None:
+    stand = Stand()
+    stand.link.failures = [no_room()]
+    await asyncio.wait_for(stand.start(), 20)
+    assert stand.pool.not_ready_reason is None
+    job = stand.submit()
+    stand.step([job], last=False)
+    stand.step([job], last=True)
+    assert len(await job.results()) == 1
+    assert not stand.pool.fatal.done()
+    await stand.pool.close()
+
+
+async def test_a_machine_that_never_has_room_spends_the_restart_budget() -> None:
+    stand = Stand()
+    stand.link.failures = [no_room() for _ in range(4)]
+    await stand.pool.start()
+    fatality = await asyncio.wait_for(stand.pool.fatal, 20)
+    assert fatality.budget_spent
+    await stand.pool.close()
+
+
+async def test_an_engine_that_cannot_be_spawned_leaves_no_socket_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with pytest.raises(FileNotFoundError):
+            await ProcessLink.connect(lambda message: None, lambda: None)
+        gc.collect()
+    assert [str(warning.message) for warning in caught if warning.category is ResourceWarning] == []
