@@ -24,7 +24,8 @@ export const compare = {
       const one = await getPicture(url, signal);
       sources.push(one.src);
       frames[i].finish(one.src, `Seed ${seed()} after ${STEPS[i] === 1 ? "one step" : `${STEPS[i]} steps`}`);
-      captions[i].append(one.cached ? " · from your browser" : ` · ${Math.round(one.times.inference ?? 0)} ms`);
+      const told = one.cached ? "from your browser" : one.remembered ? "from the server's cache" : `${Math.round(one.times.inference ?? 0)} ms`;
+      captions[i].append(" ", el("span", { textContent: told }));
       return one;
     }));
     old.forEach(URL.revokeObjectURL);

@@ -34,10 +34,11 @@ export async function usePicture(src, slug) {
 }
 
 async function openFile(file) {
-  if (!file) return;
+  if (!file) return false;
   const src = URL.createObjectURL(file);
-  await usePicture(src);
+  const opened = await usePicture(src);
   URL.revokeObjectURL(src);
+  return opened;
 }
 
 /** Makes a picture to edit: of the chosen class, and of a seed of its own. */
@@ -65,17 +66,20 @@ export function showKind() {
 }
 
 function startDrop() {
-  const drop = $("drop");
-  for (const name of ["dragenter", "dragover"]) {
-    drop.addEventListener(name, (event) => {
-      event.preventDefault();
-      drop.classList.add("over");
-    });
-  }
-  for (const name of ["dragleave", "drop"]) drop.addEventListener(name, () => drop.classList.remove("over"));
-  drop.addEventListener("drop", (event) => {
+  // The whole page, because a browser leaves it for a file that is dropped beside the place meant for it.
+  const over = (is) => document.documentElement.classList.toggle("over", is);
+  document.addEventListener("dragover", (event) => {
+    if (!event.dataTransfer.types.includes("Files")) return;
     event.preventDefault();
-    openFile(event.dataTransfer.files[0]);
+    over(true);
+  });
+  document.addEventListener("dragleave", (event) => event.relatedTarget || over(false));
+  document.addEventListener("drop", async (event) => {
+    over(false);
+    const [file] = event.dataTransfer.files;
+    if (!file) return;
+    event.preventDefault();
+    if (await openFile(file)) location.hash = "edit";
   });
   document.addEventListener("paste", (event) => {
     const file = [...event.clipboardData.files].find(({ type }) => type.startsWith("image/"));
@@ -129,7 +133,7 @@ export const edit = {
       const save = el("a", { href: src, download: `${kind()}-${entry.seed}.png`, textContent: "Save" });
       const on = el("button", { type: "button", className: "link", textContent: "Edit further" });
       on.addEventListener("click", () => usePicture(src));
-      $("after-caption").replaceChildren(`After · ${entry.seed} `, save, " ", on);
+      $("after-caption").replaceChildren(`After · seed ${entry.seed} `, save, " ", on);
     });
     report("edit", { status: `Done, with seed ${body.seed}.` });
   },

@@ -2,7 +2,7 @@
 
 import { ask, serverTiming } from "./api.js";
 
-/** One picture: {src, times (milliseconds), cached}. The caller revokes `src`. */
+/** One picture: {src, times (milliseconds), cached (here), remembered (by the server)}. The caller revokes `src`. */
 export async function getPicture(url, signal) {
   const began = performance.now();
   const response = await ask(url, { signal });
@@ -11,5 +11,6 @@ export async function getPicture(url, signal) {
   performance.clearResourceTimings();
   const cached = entry?.transferSize === 0;
   const browser = performance.now() - began;
-  return { src, cached, times: cached ? { browser } : { ...serverTiming(response), browser } };
+  const remembered = /\bcache;desc=hit\b/.test(response.headers.get("Server-Timing"));
+  return { src, cached, remembered, times: cached ? { browser } : { ...serverTiming(response), browser } };
 }

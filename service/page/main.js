@@ -38,6 +38,8 @@ function start() {
     return;
   }
   started.add(tab);
+  // On a phone the form stands below what it makes.
+  if ($("stage").getBoundingClientRect().top < 0) $("stage").scrollIntoView();
   const { [tab]: work } = tabs;
   run((signal) => work.run(signal));
 }

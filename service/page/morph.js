@@ -39,6 +39,10 @@ export const morph = {
       play(false);
       show(Number($("morph-slider").value));
     });
+    $("morph-strip").addEventListener("click", (event) => {
+      play(false);
+      show([...$("morph-strip").children].indexOf(event.target.closest("li")));
+    });
     $("morph-play").addEventListener("click", () => play($("morph-play").getAttribute("aria-pressed") !== "true"));
   },
 

@@ -17,7 +17,7 @@ async function show(signal) {
     frame.finish(one.src, `Seed ${asked}`);
     if (source) URL.revokeObjectURL(source);
     source = one.src;
-    const from = one.cached ? "from your browser's cache" : "from the server";
+    const from = one.cached ? "from your browser's cache" : one.remembered ? "from the server's cache" : "from the server";
     $("seeds-caption").textContent = `Seed ${asked}, ${from}, ${one.times.browser.toFixed(one.times.browser < 10 ? 1 : 0)} ms`;
     report("seeds", { request: { urls: [url] }, times: one.times });
   }

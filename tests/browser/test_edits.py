@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +23,28 @@ pytestmark = pytest.mark.slow
 
 LUMA = np.array([0.2989, 0.5870, 0.1140])
 
-DROP = """([name, type, base64]) => {
+DROP = """([name, type, base64, id]) => {
   const bytes = Uint8Array.from(atob(base64), (one) => one.charCodeAt(0));
   const data = new DataTransfer();
   data.items.add(new File([bytes], name, { type }));
-  const drop = document.getElementById("drop");
+  const drop = document.getElementById(id);
   drop.dispatchEvent(new DragEvent("dragover", { dataTransfer: data, bubbles: true, cancelable: true }));
   drop.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
 }"""
+
+
+@contextlib.contextmanager
+def picture_changes(page: Page) -> Iterator[None]:
+    """Waits until another picture is there to edit."""
+    old = page.evaluate("document.getElementById('before').toDataURL()")
+    yield
+    page.wait_for_function("(old) => document.getElementById('before').toDataURL() !== old", arg=old)
+
+
+def drop(page: Page, photo: bytes, place: str) -> None:
+    """Drops a file on an element and waits until it is the picture to edit."""
+    with picture_changes(page):
+        page.evaluate(DROP, ["photo.jpg", "image/jpeg", base64.b64encode(photo).decode(), place])
 
 
 @pytest.fixture
@@ -54,6 +70,7 @@ def open_editor(open_page: OpenPage, server: Server, kind: str) -> Page:
 def test_only_what_was_painted_over_is_made_anew(small_server: Server, open_page: OpenPage, tmp_path: Path) -> None:
     page = open_editor(open_page, small_server, "inpaint")
     page.click("[data-mask=none]")
+    page.locator("#before").scroll_into_view_if_needed()
     box = page.locator("#before").bounding_box()
     assert box is not None
     page.mouse.move(box["x"] + box["width"] * 0.2, box["y"] + box["height"] * 0.2)
@@ -95,8 +112,7 @@ def test_a_dropped_picture_is_coloured_and_keeps_its_luma(
     small_server: Server, open_page: OpenPage, tmp_path: Path, photo: bytes
 ) -> None:
     page = open_editor(open_page, small_server, "colorize")
-    page.evaluate(DROP, ["photo.jpg", "image/jpeg", base64.b64encode(photo).decode()])
-    page.wait_for_timeout(300)
+    drop(page, photo, "drop")
     go(page)
     save_sent_files(page, tmp_path)
     sent = pixels(tmp_path / "image.png")
@@ -108,12 +124,28 @@ def test_a_dropped_picture_is_coloured_and_keeps_its_luma(
     assert np.abs(after.astype(int) - known).max() > 16
 
 
+def test_a_picture_may_be_dropped_anywhere(small_server: Server, open_page: OpenPage, photo: bytes) -> None:
+    """The browser does not leave the page for it, whichever tab is open."""
+    page = open_page(small_server.url)
+    idle(page)
+    drop(page, photo, "snippet")
+    expect(page.locator("#panel-edit")).to_be_visible()
+    idle(page)
+    assert page.evaluate("""() => {
+      const data = new DataTransfer();
+      data.items.add(new File(["x"], "a.png", { type: "image/png" }));
+      return ["dragover", "drop"].map((name) => !document.body.dispatchEvent(
+        new DragEvent(name, { dataTransfer: data, bubbles: true, cancelable: true })));
+    }""") == [True, True]
+    expect(page.locator("#notice")).to_contain_text("not a picture")
+
+
 def test_an_opened_picture_is_enlarged_from_its_blocks(
     small_server: Server, open_page: OpenPage, tmp_path: Path, photo: bytes
 ) -> None:
     page = open_editor(open_page, small_server, "super-resolution")
-    page.set_input_files("#file", {"name": "photo.jpg", "mimeType": "image/jpeg", "buffer": photo})
-    page.wait_for_timeout(300)
+    with picture_changes(page):
+        page.set_input_files("#file", {"name": "photo.jpg", "mimeType": "image/jpeg", "buffer": photo})
     go(page)
     save_sent_files(page, tmp_path)
     with Image.open(tmp_path / "image.png") as image:

@@ -63,6 +63,17 @@ def test_tabs_and_forms_work_by_keys_alone(small_server: Server, open_page: Open
     expect(page.locator("#status")).to_have_text("4 pictures, seeds 9 to 12, 2 steps.")
 
 
+def test_what_was_asked_for_comes_into_view(small_server: Server, open_page: OpenPage) -> None:
+    """On a phone the button stands below the pictures; it stays at hand, and pressing it shows them."""
+    page = open_page(small_server.url)
+    idle(page)
+    expect(page.locator("#go")).to_be_in_viewport()
+    page.locator("#snippet").scroll_into_view_if_needed()
+    page.locator("#go").press("Enter")
+    expect(page.locator("#create-tiles li").first).to_be_in_viewport()
+    idle(page)
+
+
 def test_it_works_below_a_prefix(start_server: StartServer, model_folder: object, open_page: OpenPage) -> None:
     server = start_server("--model", str(model_folder), "--root-path", "/a/b")
     page = open_page(server.url, "/a/b")

@@ -67,6 +67,16 @@ def test_one_two_and_four_steps_of_a_seed_stand_side_by_side(small_server: Serve
         assert np.array_equal(picture, got(small_server, f"any/7.png?steps={steps}"))
 
 
+def test_what_the_server_remembered_is_not_called_made(small_server: Server, open_page: OpenPage) -> None:
+    for steps in (1, 2, 4):
+        got(small_server, f"any/4711.png?steps={steps}")
+    page = open_page(small_server.url, "/#compare")
+    idle(page)
+    page.fill("#seed", "4711")
+    go(page)
+    expect(page.locator("#compare-tiles figcaption").last).to_have_text("4 steps from the server's cache")
+
+
 def test_the_seed_slider_comes_back_from_the_browsers_cache(small_server: Server, open_page: OpenPage) -> None:
     page = open_page(small_server.url, "/#seeds")
     caption = page.locator("#seeds-caption")
@@ -110,6 +120,9 @@ def test_a_morph_begins_and_ends_at_its_seeds_and_can_be_played(small_server: Se
     assert np.array_equal(shown(page, "#morph-strip li:last-child img"), got(small_server, "elk/2.png?steps=1"))
     set_range(page, "morph-slider", 3)
     expect(page.locator("#morph-caption")).to_have_text("Frame 4 of 5")
+    page.click("#morph-strip li:nth-child(2)")
+    expect(page.locator("#morph-caption")).to_have_text("Frame 2 of 5")
+    set_range(page, "morph-slider", 3)
     page.click("#morph-play")
     expect(page.locator("#morph-caption")).to_have_text("Frame 2 of 5")
     expect(page.locator("#morph-play")).to_have_text("Pause")
