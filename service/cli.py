@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
+from types import FrameType
 
 from service import __version__
 from service.exits import ExitCode
@@ -52,10 +54,15 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser], *,
         allow_abbrev=False,
     )
     if chosen:
+        signal.signal(signal.SIGTERM, _leave)  # until the server has its own: as PID 1 the default does nothing
         from service.serve import add_flags, run
 
         add_flags(serve)
         serve.set_defaults(run=run)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(int(ExitCode.OK))
 
 
 if __name__ == "__main__":

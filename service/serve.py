@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import logging
 import os
-import signal
 import socket
 import sys
 import types
@@ -77,7 +76,6 @@ def _metavar(field: FieldInfo) -> str:
 
 def run(args: argparse.Namespace, environ: Mapping[str, str] | None = None) -> int:
     """Serves until it is told to stop; the exit code says how it ended."""
-    signal.signal(signal.SIGTERM, _leave)  # until the server has its own: as PID 1 the default does nothing
     flags = {name: value for name, value in vars(args).items() if name in Settings.model_fields}
     try:
         settings = load_settings(flags, os.environ if environ is None else environ)
@@ -138,10 +136,6 @@ def _refuse(reason: str, code: ExitCode) -> int:
     for line in reason.splitlines():
         print(f"onestep serve: {line}", file=sys.stderr)
     return code
-
-
-def _leave(number: int, frame: types.FrameType | None) -> None:
-    raise SystemExit(int(ExitCode.OK))
 
 
 def _leave_now(code: ExitCode) -> None:

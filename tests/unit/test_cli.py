@@ -139,6 +139,22 @@ def test_exit_codes_differ_and_have_a_sentence() -> None:
     assert all(code.meaning.endswith(".") for code in ExitCode)
 
 
+def test_sigterm_during_the_imports_of_serve_ends_it_well() -> None:
+    """In a container nothing but a handler would hear it."""
+    code = """
+import os, signal, sys
+class Terminating:
+    def find_spec(self, name, path=None, target=None):
+        if name == "service.settings":
+            os.kill(os.getpid(), signal.SIGTERM)
+sys.meta_path.insert(0, Terminating())
+from service.cli import main
+main(["serve", "--port", "0"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (ExitCode.OK, "")
+
+
 def test_sigterm_while_the_model_loads_ends_it_well_and_leaves_no_process(tmp_path: Path) -> None:
     import httpx
     import psutil
