@@ -37,6 +37,7 @@ from service.bench.workloads import make_workload
 from service.models.places import load_infos
 
 Stages = Mapping[str, Mapping[str, float]]  # of `stages_per_request`
+LONGEST_STEP = 30.0  # seconds
 METRICS = {
     "steps": "onestep_step_time_seconds_count",
     "step_seconds": "onestep_step_time_seconds_sum",
@@ -113,9 +114,15 @@ class Meter:
             child for child in self._http.children() if "service.engine.process" in " ".join(child.cmdline())
         )
 
-    def read(self) -> dict[str, float]:
-        """Everything now, in seconds and counts."""
-        counts = self._service.counts(list(METRICS.values()))
+    def read_at_step(self) -> dict[str, float]:
+        """Everything when the next step has ended, in seconds and counts: two readings have whole steps between."""
+        first = counts = self._service.counts(list(METRICS.values()))
+        end = time.monotonic() + LONGEST_STEP
+        while counts[METRICS["steps"]] == first[METRICS["steps"]]:
+            if time.monotonic() > end:
+                raise SystemExit(f"the engine made no step in {LONGEST_STEP:.0f} s")
+            time.sleep(0.002)
+            counts = self._service.counts(list(METRICS.values()))
         http, engine = self._http.cpu_times(), self._engine.cpu_times()
         threads = {each.id: each.user_time + each.system_time for each in self._engine.threads()}
         return {
@@ -132,11 +139,11 @@ def saturated(service: Service, served: Served, seconds: float) -> dict[str, Any
     clients = clients_for(workload, served.largest_batch)
     meter = Meter(service)
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(run_closed, service.url, workload, clients, seconds + 0.5, 1.0)
+        running = pool.submit(run_closed, service.url, workload, clients, seconds + 1.0, 1.0)
         time.sleep(1.0)
-        before, began = meter.read(), time.monotonic()
+        before, began = meter.read_at_step(), time.monotonic()
         time.sleep(seconds)
-        after, ended = meter.read(), time.monotonic()
+        after, ended = meter.read_at_step(), time.monotonic()
         found = running.result()
     per_second = {key: (after[key] - before[key]) / (ended - began) for key in before}
     per_second["generator"] = found.generator_cpu_seconds / found.seconds

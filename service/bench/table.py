@@ -18,7 +18,7 @@ def heading() -> str:
 def row(result: Result) -> str:
     """One run."""
     if result.loop == "closed":
-        load = f"{result.clients} client{'s' * (result.clients != 1)} that wait"
+        load = "1 client that waits" if result.clients == 1 else f"{result.clients} clients that wait"
     else:
         load = f"{result.rate:.1f} arrivals/s"
     rates = (result.requests_per_second, result.images_per_second, result.image_steps_per_second, result.goodput)
