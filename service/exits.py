@@ -26,4 +26,4 @@ class ExitCode(IntEnum):
     ENGINE = 5, "The engine died more often than `engine_restarts` allows."
     DRAIN_TIMEOUT = 6, "`drain_timeout` passed before everything accepted was answered."
     FORCED = 7, "A second SIGTERM or SIGINT ended the service at once."
-    REMOTE = 8, "`generate --server`: the server did not answer, or could not do it."
+    REMOTE = 8, "`generate --server` and `bench`: the server did not answer, or could not do it."
