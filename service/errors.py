@@ -65,9 +65,12 @@ class UnknownModel(ServiceError):
 
 
 class QuotaExceeded(ServiceError):
-    """The client already has `max_client_image_steps` outstanding. `retry_after` is in seconds."""
+    """The client already has `max_client_image_steps` outstanding.
 
-    def __init__(self, message: str, *, retry_after: float) -> None:
+    `retry_after` is in seconds, None when the request alone needs more than that.
+    """
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
 

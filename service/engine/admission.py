@@ -77,6 +77,8 @@ class Admission:
 
     def _check_quota(self, client: str, steps: int) -> None:
         quota = self._limits.max_client_image_steps
+        if quota and steps > quota:  # no waiting will help
+            raise QuotaExceeded(f"the request needs {steps} image-steps, and a client may have {quota} outstanding")
         if quota:
             outstanding, seconds = self._backlog.of(client)
             if outstanding + steps > quota:
