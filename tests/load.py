@@ -69,8 +69,8 @@ def images_of(answer: httpx.Response) -> list[bytes]:
     return [base64.b64decode(image["b64_json"]) for image in answer.json()["images"]]
 
 
-def client_of(server: Server, timeout: float = 240) -> httpx.AsyncClient:
-    """A client with as many connections as it likes."""
+def client_of(server: Server, timeout: float = 1200) -> httpx.AsyncClient:
+    """A client with as many connections as it likes, and more patience than any server's `request_timeout`."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
     return httpx.AsyncClient(base_url=server.url, timeout=timeout, limits=limits, trust_env=False)
 
