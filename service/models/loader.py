@@ -7,11 +7,13 @@ engine that comes back should be ready within seconds.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch.overrides import TorchFunctionMode
 
 from service.errors import FatalModelError
 from service.models.configs import read_json
@@ -19,6 +21,16 @@ from service.models.folder import UNET_CONFIG, decisive_files
 from service.models.info import ModelInfo
 from service.models.revision import folder_revision
 from service.models.weights import weight_files
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves fresh weights as they are: to draw one on the meta device torch would import its compiler."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def load_unet(info: ModelInfo, device: torch.device | str = "cpu") -> UNet2DModel:
@@ -32,7 +44,7 @@ def load_unet(info: ModelInfo, device: torch.device | str = "cpu") -> UNet2DMode
     config = info.path / UNET_CONFIG
     options = {key: value for key, value in read_json(config).items() if not key.startswith("_")}
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _Undrawn():
             unet: UNet2DModel = UNet2DModel(**options)
     except (ValueError, TypeError, RuntimeError, KeyError, ZeroDivisionError) as error:
         raise FatalModelError(f"{config}: diffusers cannot build this network ({error}).") from None
@@ -58,7 +70,7 @@ def _checked_weights(folder: Path, unet: UNet2DModel) -> dict[str, torch.Tensor]
                     f"{path}: tensor {name!r} is {list(tensor.shape)}, the network has {list(expected[name])}."
                 )
             weights[name] = tensor.to(torch.float32)
-            if not torch.isfinite(weights[name]).all():
+            if not all(bound.isfinite() for bound in weights[name].aminmax()):  # NaN is both; one pass, no copy
                 raise FatalModelError(f"{path}: tensor {name!r} has values that are not finite.")
     missing = sorted(set(expected) - set(weights))
     if missing:

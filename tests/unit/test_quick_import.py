@@ -45,6 +45,20 @@ assert diffusers.models.unets.UNet2DModel is quick
     )
 
 
+def test_a_model_is_loaded_without_the_compiler_too() -> None:
+    """Classes have an embedding, and to draw its first weights torch imports its compiler."""
+    run(
+        QUICKLY
+        + """
+from service.models.loader import load_unet
+from service.models.places import load_infos
+(info,) = load_infos("bundled").values()
+assert load_unet(info).class_embedding is not None
+assert "torch._dynamo" not in sys.modules
+"""
+    )
+
+
 def test_a_diffusers_that_needs_the_compiler_is_imported_in_the_usual_way() -> None:
     run(
         """
