@@ -259,7 +259,7 @@ def test_typed_errors(start_server: StartServer, tiny: Server, tmp_path: Path) -
     """Keys, quotas and a loading model raise the client's own exceptions; it waits for Retry-After by itself."""
     model = tiny_model(tmp_path / "guarded")
     server = start_server(
-        "--model", str(model), "--threads", "1", "--api-keys", "secret", "--max-client-image-steps", "8"
+        "--model", str(model), "--threads", "1", "--api-keys", "secret", "--max-client-image-steps", "2560"
     )
     base = f"{server.url}/v1"
     with openai.OpenAI(base_url=base, api_key="wrong", max_retries=0) as stranger:
@@ -271,8 +271,11 @@ def test_typed_errors(start_server: StartServer, tiny: Server, tmp_path: Path) -
         assert listing.value.code == "invalid_api_key"
     with openai.OpenAI(base_url=base, api_key="secret", max_retries=0) as known:
         assert known.images.generate(prompt="").data
-        with pytest.raises(openai.RateLimitError) as limited:
-            known.images.generate(prompt="", n=9)
+        full = {"num_inference_steps": 40, "callback_steps": 1}
+        with known.images.generate(prompt="", n=64, stream=True, extra_body=full) as stream:
+            assert next(iter(stream)).type == "image_generation.partial_image"
+            with pytest.raises(openai.RateLimitError) as limited:
+                known.images.generate(prompt="", n=64, extra_body={"num_inference_steps": 40})
         assert (limited.value.code, limited.value.type) == ("rate_limit_exceeded", "rate_limit_error")
         assert int(limited.value.response.headers["retry-after"]) >= 1
 
