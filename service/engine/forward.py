@@ -84,7 +84,7 @@ class ProjectedForward:
             if weight.ndim == 4:
                 weight.data = weight.data.contiguous(memory_format=torch.channels_last)
         self.plan = "projected"
-        if device.type == "cpu" and dtype in SAME and torch.backends.mkldnn.enabled:
+        if device.type == "cpu" and dtype in SAME and torch.backends.mkldnn.enabled and has_units(dtype):
             self._pack(info)
         if compiled:
             self._body.compile(dynamic=False)
@@ -132,15 +132,16 @@ def _children(body: nn.Module) -> list[tuple[tuple[nn.Module, str], nn.Module]]:
     return [((parent, name), child) for parent in body.modules() for name, child in parent.named_children()]
 
 
-def _has_units(dtype: torch.dtype) -> bool:
-    name = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}[dtype]
-    supported = getattr(torch.ops.mkldnn, name, None)
+def has_units(dtype: torch.dtype) -> bool:
+    """Whether oneDNN computes in `dtype` on this CPU, rather than PyTorch emulating it."""
+    name = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}.get(dtype, "")
+    supported = getattr(torch.ops.mkldnn, name, None) if name else None
     return supported is None or bool(supported())
 
 
 def build_forward(unet: UNet2DModel, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Forward:
     """The forward for `unet`, by a rule that depends on its shape, the device and the dtype alone."""
-    if device.type == "cpu" and dtype != torch.float32 and not _has_units(dtype):
+    if device.type == "cpu" and not has_units(dtype):
         log.warning("this CPU has no units for %s: it emulates them, and float32 is several times quicker", dtype)
     if separable(unet):
         return ProjectedForward(unet, info, device, dtype)

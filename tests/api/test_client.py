@@ -214,14 +214,15 @@ def test_keys_and_quotas(start_server: StartServer, tmp_path: Path) -> None:
     """A wrong key and a full quota have errors of their own."""
     model = tiny_model(tmp_path / "guarded")
     server = start_server(
-        "--model", str(model), "--threads", "1", "--api-keys", "secret", "--max-client-image-steps", "8"
+        "--model", str(model), "--threads", "1", "--api-keys", "secret", "--max-client-image-steps", "2560"
     )
     with Client(server.url) as stranger, pytest.raises(AuthenticationFailed):
         stranger.models()
     with Client(server.url, api_key="secret", retries=Retries(count=0)) as known:
-        assert len(known.generate(batch_size=8)) == 8
-        with pytest.raises(QuotaExceeded) as full:
-            known.generate(batch_size=9)
+        with known.stream(batch_size=64, num_inference_steps=40) as events:
+            assert isinstance(next(events), Queued)
+            with pytest.raises(QuotaExceeded) as full:
+                known.generate(batch_size=64, num_inference_steps=40)
         assert full.value.retry_after is not None
 
 
