@@ -24,6 +24,8 @@ from service.bench.load import run_closed
 from service.bench.sweep import clients_for
 from service.bench.workloads import make_workload
 
+WARM_UP = 6.0  # seconds; longer than the longest request takes, so that as much work ends in the window as begins
+
 
 class Alone:
     """`benchmarks.engine_alone` in its process."""
@@ -73,7 +75,7 @@ def main() -> None:
         clients = args.clients or clients_for(workload, served.largest_batch)
         print(f"{served.describe()}; alone the best size is {alone.sizes['best']}; {clients} clients")
         for _ in range(args.rounds):
-            found = run_closed(service.url, workload, clients, args.seconds, 2.0, server_pid=service.pid)
+            found = run_closed(service.url, workload, clients, args.seconds, WARM_UP, server_pid=service.pid)
             forward = alone.image_steps_per_second(args.seconds)
             steps = max(found.image_steps_per_second * args.seconds, 1)
             cpu = {

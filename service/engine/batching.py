@@ -7,7 +7,7 @@ from math import inf
 
 from service.engine.request import SizeTime
 
-NEAR_BEST = 0.95  # of the best throughput: a smaller batch this near it wins, since all in it wait less
+NEAR_BEST = 0.98  # of the best throughput: a smaller batch this near it wins, since all in it wait less
 
 
 def padded(rows: int, sizes: Sequence[SizeTime]) -> SizeTime:
@@ -16,7 +16,7 @@ def padded(rows: int, sizes: Sequence[SizeTime]) -> SizeTime:
 
 
 def choose(ready: int, sizes: Sequence[SizeTime], longest: float = inf) -> SizeTime:
-    """The smallest admitted size within 5 % of the most image-steps per second that `ready` rows allow.
+    """The smallest admitted size within 2 % of the most image-steps per second that `ready` rows allow.
 
     `sizes` ascend and are not empty; those whose step takes more than `longest` seconds count only when all do,
     and then the smallest is chosen. Rows beyond `ready` are padding and count as nothing.
