@@ -47,9 +47,9 @@ class Profile:
     clients: int = 32
     rounds: int = 3
     search_seconds: float = 3.0
-    closed_seconds: float = 8.0
+    closed_seconds: float = 16.0  # this and the warm-up: longer than the longest request takes
     open_seconds: float = 20.0
-    warm_up: float = 2.0
+    warm_up: float = 8.0
     deadline: float = 1.0
     load: float = 0.7  # of Onestep's capacity, offered in the open loops
     batches: tuple[int, ...] = (8, 4, 16, 32)
