@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 
@@ -21,6 +23,7 @@ from service.bench.conditions import look, machine
 from service.bench.load import run_closed
 from service.bench.workloads import Call, Source, Workload, make_workload
 
+WARM_UP = 4.0  # seconds
 ROWS, FORWARDS = "onestep_batch_size_sum", "onestep_batch_size_count"
 
 
@@ -36,12 +39,17 @@ def as_generations(edits: Workload) -> Workload:
 
 
 def rows_per_forward(service: Service, workload: Workload, seconds: float) -> float:
-    """Of one closed loop, its warm-up and its end included."""
-    rows, forwards = service.counted(ROWS), service.counted(FORWARDS)
-    found = run_closed(service.url, workload, workload.clients, seconds, 1.0)
-    if found.failures:
-        raise SystemExit(f"{workload.name}: {found.failures}")
-    return (service.counted(ROWS) - rows) / (service.counted(FORWARDS) - forwards)
+    """Between the warm-up and the end of a closed loop, while all clients ask."""
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(run_closed, service.url, workload, workload.clients, seconds, WARM_UP)
+        time.sleep(WARM_UP)
+        rows, forwards = service.counted(ROWS), service.counted(FORWARDS)
+        time.sleep(seconds)
+        rows, forwards = service.counted(ROWS) - rows, service.counted(FORWARDS) - forwards
+        failures = run.result().failures
+    if failures:
+        raise SystemExit(f"{workload.name}: {failures}")
+    return rows / forwards
 
 
 def main() -> None:
