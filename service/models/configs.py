@@ -63,6 +63,8 @@ class UNetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in `path`; anything else is a FatalModelError."""
     try:
+        if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+            raise FatalModelError(f"{path}: is not a file.")
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise FatalModelError(f"{path}: is larger than {MAX_CONFIG_BYTES} bytes, no configuration is.")
         value = msgspec.json.decode(path.read_bytes())

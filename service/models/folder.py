@@ -94,6 +94,8 @@ def _read_labels(path: Path) -> object:
 
 def _license(readme: Path) -> str | None:
     """`license:` of a model card's head, None when there is none."""
+    if not readme.is_file():
+        return None
     try:
         with readme.open(encoding="utf-8") as file:
             text = file.read(64_000)

@@ -143,6 +143,19 @@ def test_missing_files_are_named(folder: Path, file: str) -> None:
         load_info(folder, "x")
 
 
+@pytest.mark.parametrize("file", [INDEX, SCHEDULER, UNET])
+def test_a_pipe_in_place_of_a_configuration_is_refused_and_not_waited_for(folder: Path, file: str) -> None:
+    (folder / file).unlink()
+    os.mkfifo(folder / file)
+    with pytest.raises(FatalModelError, match=f"{file}: is not a file"):
+        load_info(folder, "x")
+
+
+def test_a_pipe_in_place_of_the_model_card_is_passed_over(folder: Path) -> None:
+    os.mkfifo(folder / "README.md")
+    assert load_info(folder, "x").license is None
+
+
 @pytest.mark.parametrize("suffix", ["bin", "pt", "ckpt", "pkl"])
 def test_a_pickle_is_refused_even_if_it_is_all_there_is(folder: Path, suffix: str) -> None:
     (folder / WEIGHTS).rename(folder / f"unet/diffusion_pytorch_model.{suffix}")
