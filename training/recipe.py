@@ -38,9 +38,9 @@ class NetworkSettings:
 class AdversarialSettings:
     """The critic of the adversarial phase."""
 
-    weight: float = 1.0  # of its gradient, against the consistency loss's
-    learning_rate: float = 4e-4
-    penalty: float = 0.2  # of the squared gradient at real and at made pictures
+    weight: float = 0.25  # of its gradient, against the consistency loss's
+    learning_rate: float = 2e-4
+    penalty: float = 2.0  # of the squared gradient at real and at made pictures
     width: int = 32  # channels of the first layer
 
 

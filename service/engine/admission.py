@@ -40,11 +40,11 @@ class Admission:
 
     def count(self, job: Job) -> None:
         """Notes what an accepted request still needs."""
-        self._backlog.set(job.client, job.id, job.model, job.outstanding())
+        self._backlog.set(job.client, job.id, job.model, job.outstanding(), job.image_steps)
 
     def forget(self, job: Job) -> None:
         """The request has ended."""
-        self._backlog.set(job.client, job.id, job.model, 0)
+        self._backlog.forget(job.id)
 
     def check(self, samples: Sequence[Sample], restart: float) -> None:
         """Returns if one request's samples can be accepted, when engines need `restart` seconds first.
@@ -57,7 +57,7 @@ class Admission:
         self._check_quota(first.client, steps)
         alone = self._idle_seconds(samples)
         work = steps / self._rate(first.model)
-        finish = restart + max(alone, self._backlog.finish(first.client, work))
+        finish = restart + max(alone, self._backlog.finish(first.client, first.model, steps))
         if first.deadline is not None:
             left = first.deadline - time.monotonic()
             if alone > left:

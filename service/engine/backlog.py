@@ -1,7 +1,7 @@
-"""Counts outstanding work and says when a new request would be done, under the scheduler's fair sharing.
+"""Counts outstanding work and says when a new request would be done, as the scheduler shares.
 
-Kept in image-steps and grouped by how many are left, so that a question costs the same with ten requests waiting as
-with thousands; answered in seconds of the device, so that models of different cost can be added up. No clocks, no HTTP.
+Kept in image-steps and added up by client and size class, so that a question costs the same with ten requests waiting
+as with thousands; answered in seconds of the device, which models of different cost have in common. No clocks, no HTTP.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
+from service.engine.size_classes import row_cost, size_class
+
 Key = TypeVar("Key")
 
 
 class Work(NamedTuple):
-    """Image-steps of one model that a request still needs."""
+    """Image-steps of one model."""
 
     model: str
     steps: int
@@ -29,33 +31,32 @@ class Backlog:
     def __init__(self, rate: Callable[[str], float]) -> None:
         """`rate` is how many image-steps of a model are done in a second at present."""
         self._rate = rate
-        self._requests: dict[int, tuple[str, Work]] = {}  # request -> its client and work
-        self._sizes: defaultdict[str, Counter[Work]] = defaultdict(Counter)  # client -> how many need as much
-        self._totals: defaultdict[str, Counter[str]] = defaultdict(Counter)  # client -> model -> image-steps
+        self._requests: dict[int, tuple[str, int, Work]] = {}  # request -> its client, size class, what it still needs
+        self._classes: defaultdict[str, Counter[tuple[int, str]]] = defaultdict(Counter)  # client -> class, model
         self._clients: Counter[Total] = Counter()  # how many clients need as much
         self.steps = 0  # image-steps of all
 
-    def set(self, client: str, request: int, model: str, steps: int) -> None:
-        """What a request still needs; 0 forgets it."""
-        known, now = self._requests.pop(request, None), Work(model, steps)
-        if steps:
-            self._requests[request] = client, now
-        if known == (client, now):
-            return
-        if known is not None:
-            self._add(*known, -1)
-        if steps:
-            self._add(client, now, 1)
+    def set(self, client: str, request: int, model: str, left: int, asked: int) -> None:
+        """What a request still needs of the image-steps that it asked for; 0 forgets it."""
+        self.forget(request)
+        if left:
+            self._requests[request] = entry = client, size_class(asked), Work(model, left)
+            self._add(*entry, 1)
 
-    def _add(self, client: str, work: Work, sign: int) -> None:
-        sizes, totals = self._sizes[client], self._totals[client]
-        _count(self._clients, _total(totals), -1)
-        _count(sizes, work, sign)
-        _count(totals, work.model, sign * work.steps)
-        _count(self._clients, _total(totals), 1)
+    def forget(self, request: int) -> None:
+        """The request needs nothing more."""
+        entry = self._requests.pop(request, None)
+        if entry is not None:
+            self._add(*entry, -1)
+
+    def _add(self, client: str, of_class: int, work: Work, sign: int) -> None:
+        classes = self._classes[client]
+        _count(self._clients, _total(classes), -1)
+        _count(classes, (of_class, work.model), sign * work.steps)
+        _count(self._clients, _total(classes), 1)
         self.steps += sign * work.steps
-        if not sizes:
-            del self._sizes[client], self._totals[client]
+        if not classes:
+            del self._classes[client]
 
     def total(self) -> float:
         """Seconds until all of it is done, if nothing more comes."""
@@ -63,27 +64,36 @@ class Backlog:
 
     def of(self, client: str) -> tuple[int, float]:
         """Image-steps that a client has outstanding, and their seconds."""
-        total = _total(self._totals.get(client, Counter()))
+        total = _total(self._classes.get(client, Counter()))
         return sum(work.steps for work in total), self._seconds(total)
 
-    def finish(self, client: str, seconds: float) -> float:
-        """Seconds until a new request of `client` that needs `seconds` is done.
+    def finish(self, client: str, model: str, steps: int) -> float:
+        """Seconds until a new request of `client` for `steps` image-steps is done.
 
-        Turns go round clients, and within a client round its requests: until this one is done no other
-        request of the client gets more than it does, and no other client more than this client does.
+        What its class has waiting goes first. Until then each other class of the client gets its share at most, and
+        each other client no more than this one does.
         """
-        sizes = self._sizes.get(client, Counter())
-        own = seconds + sum(count * min(self._seconds((work,)), seconds) for work, count in sizes.items())
-        mine = _total(self._totals.get(client, Counter()))
+        classes = self._classes.get(client, Counter())
+        mine = _total(classes)
+        own = size_class(steps)
+        seconds: defaultdict[int, float] = defaultdict(float)
+        for (of_class, named), count in classes.items():
+            seconds[of_class] += count / self._rate(named)
+        ahead = seconds.pop(own, 0.0) + steps / self._rate(model)
+        beside = sum(min(left, ahead * row_cost(own) / row_cost(other)) for other, left in seconds.items())
+        turn = ahead + beside
         others = ((total, count - (total == mine)) for total, count in self._clients.items())
-        return own + sum(count * min(self._seconds(total), own) for total, count in others)
+        return turn + sum(count * min(self._seconds(total), turn) for total, count in others)
 
     def _seconds(self, total: Total) -> float:
         return sum(work.steps / self._rate(work.model) for work in total)
 
 
-def _total(totals: Counter[str]) -> Total:
-    return tuple(sorted(Work(model, steps) for model, steps in totals.items()))
+def _total(classes: Counter[tuple[int, str]]) -> Total:
+    models: Counter[str] = Counter()
+    for (_, model), steps in classes.items():
+        models[model] += steps
+    return tuple(sorted(Work(model, steps) for model, steps in models.items()))
 
 
 def _count(counter: Counter[Key], key: Key, change: int) -> None:

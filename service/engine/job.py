@@ -48,6 +48,11 @@ class Job:
         return next(iter(self.samples.values())).model
 
     @property
+    def image_steps(self) -> int:
+        """What the whole request asked for."""
+        return next(iter(self.samples.values())).request_steps
+
+    @property
     def ended(self) -> bool:
         """Whether it is answered, failed or cancelled."""
         return self._ended

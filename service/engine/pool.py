@@ -117,9 +117,9 @@ class EnginePool:
         """Accepts one request, or refuses it at once; see `EngineClient.submit`."""
         self._check_open(samples[0].model)
         self._admission.check(samples, self._restart_seconds())
-        request = next(self._ids)
+        request, steps = next(self._ids), sum(len(sample.sigmas) for sample in samples)
         for sample in samples:
-            sample.request = request
+            sample.request, sample.request_steps = request, steps
             sample.id = next(self._ids)
         job = Job(samples, self._admission.outstanding, self._cancelled)
         self._jobs[request] = job

@@ -26,6 +26,7 @@ class Sample(msgspec.Struct, kw_only=True):
     edit: AnyEdit | None = None  # what makes an edit of a run; samples with and without share forwards
     preview_every: int = 0  # 0: no previews, else a Preview after every so many steps (never the last)
     deadline: float | None = None  # time.monotonic() seconds, one clock for all processes of a machine
+    request_steps: int = 1  # image-steps of the whole request; given by the client on submission
     isolated: bool = False  # a suspect of an engine's death: shares a batch with its own request only
 
 

@@ -8,12 +8,37 @@ from itertools import islice
 
 from service.engine.deadlines import Deadlines
 from service.engine.request import Sample
+from service.engine.size_classes import row_cost, size_class
 
-Turns = OrderedDict[int, None]  # requests, the next in turn first
+
+class ClientQueue:
+    """A client's requests by size class, in each the oldest first.
+
+    `passes` are those of stride scheduling (Waldspurger and Weihl 1995): the class with the least goes next, and
+    pays `row_cost` for it.
+    """
+
+    def __init__(self) -> None:
+        self.classes: dict[int, OrderedDict[int, None]] = {}
+        self.passes: dict[int, int] = {}
+
+    def add(self, request: int, of_class: int) -> None:
+        """A class that had no requests has saved nothing up: it starts level with the next in turn."""
+        if of_class not in self.classes:
+            level = min((self.passes[other] for other in self.classes), default=0)
+            self.passes[of_class] = max(self.passes.get(of_class, 0), level)
+            self.classes[of_class] = OrderedDict()
+        self.classes[of_class][request] = None
+
+    def remove(self, request: int, of_class: int) -> None:
+        """The request is done, or given up."""
+        del self.classes[of_class][request]
+        if not self.classes[of_class]:
+            del self.classes[of_class]
 
 
 class Scheduler:
-    """Shares one model's batches: clients in turn, a client's requests in turn, a request's samples in order.
+    """Shares one model's batches: clients in turn, a client's size classes by their shares, oldest requests first.
 
     A sample stays until `update` has counted its last step or `abort` removed it. Samples of a request are
     taken in order, so those that have begun end before others begin, and few tensors are alive at a time.
@@ -24,7 +49,7 @@ class Scheduler:
         self._samples: dict[int, Sample] = {}
         self._steps_left: dict[int, int] = {}
         self._requests: dict[int, dict[int, Sample]] = {}
-        self._turns: OrderedDict[str, Turns] = OrderedDict()  # client -> its requests; the next in turn first
+        self._turns: OrderedDict[str, ClientQueue] = OrderedDict()  # the client next in turn first
         self._isolated: deque[int] = deque()
         self._isolated_last = False
         self._deadlines = Deadlines()
@@ -48,7 +73,8 @@ class Scheduler:
         if sample.isolated:
             self._isolated.append(sample.request)
             return
-        self._turns.setdefault(sample.client, OrderedDict())[sample.request] = None
+        queue = self._turns.setdefault(sample.client, ClientQueue())
+        queue.add(sample.request, size_class(sample.request_steps))
 
     def abort(self, sample_id: int) -> Sample | None:
         """Removes a sample wherever it is in its life; None if it is not here (any more)."""
@@ -69,9 +95,9 @@ class Scheduler:
         if sample.isolated:
             self._isolated.remove(sample.request)
             return
-        turns = self._turns[sample.client]
-        del turns[sample.request]
-        if not turns:
+        queue = self._turns[sample.client]
+        queue.remove(sample.request, size_class(sample.request_steps))
+        if not queue.classes:
             del self._turns[sample.client]
 
     def ready(self) -> int:
@@ -90,37 +116,44 @@ class Scheduler:
             self._isolated.rotate(-1)
             return list(self._requests[self._isolated[-1]].values())[:max_rows]
         batch: list[Sample] = []
-        unscheduled: dict[int, Iterator[Sample]] = {}  # of the requests that had a turn
+        streams: dict[str, Iterator[Sample]] = {}  # of the clients that had a turn
         idle = 0
         while len(batch) < max_rows and idle < len(self._turns):
-            client, turns = next(iter(self._turns.items()))
+            client, queue = next(iter(self._turns.items()))
             self._turns.move_to_end(client)
-            sample = self._next_of(turns, unscheduled)
+            if client not in streams:
+                streams[client] = self._in_order(queue, queue.passes)
+            sample = next(streams[client], None)
             idle = 0 if sample else idle + 1
             if sample:
                 batch.append(sample)
         return batch
 
-    def _next_of(self, turns: Turns, unscheduled: dict[int, Iterator[Sample]]) -> Sample | None:
-        for _ in range(len(turns)):
-            request = next(iter(turns))
-            turns.move_to_end(request)
-            if request not in unscheduled:
-                unscheduled[request] = iter(self._requests[request].values())
-            sample = next(unscheduled[request], None)
-            if sample is not None:
-                return sample
-        return None
+    def _in_order(self, queue: ClientQueue, passes: dict[int, int]) -> Iterator[Sample]:
+        """A client's samples, the next in turn first; `passes` are paid for each that is taken."""
+        streams = {
+            of_class: (sample for request in requests for sample in self._requests[request].values())
+            for of_class, requests in queue.classes.items()
+        }
+        dry: list[int] = []  # classes with all they have in the batch; what they cannot use they do not save up
+        while streams:
+            chosen = min(streams, key=lambda of_class: (passes[of_class], of_class))
+            sample = next(streams[chosen], None)
+            if sample is None:
+                del streams[chosen]
+                dry.append(chosen)
+                continue
+            passes[chosen] += row_cost(chosen)
+            level = min(passes[of_class] for of_class in streams)
+            passes.update((of_class, max(passes[of_class], level)) for of_class in dry)
+            yield sample
 
     def upcoming(self, count: int) -> Iterator[Sample]:
         """The first samples, `count` at most, of the next batch as far as that is known now. Nobody's turn passes.
 
         Isolated requests are left out.
         """
-        first = (
-            in_turn(iter(self._requests[request].values()) for request in islice(turns, count))
-            for turns in islice(self._turns.values(), count)
-        )
+        first = (self._in_order(queue, dict(queue.passes)) for queue in islice(self._turns.values(), count))
         return islice(in_turn(first), count)
 
     def update(self, stepped: Iterable[Sample]) -> list[Sample]:

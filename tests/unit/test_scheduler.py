@@ -15,7 +15,14 @@ from service.engine.scheduler import Scheduler
 
 
 def sample(
-    number: int, *, request: int = 1, client: str = "a", steps: int = 1, isolated: bool = False, deadline: float = 9e9
+    number: int,
+    *,
+    request: int = 1,
+    client: str = "a",
+    steps: int = 1,
+    request_steps: int | None = None,
+    isolated: bool = False,
+    deadline: float = 9e9,
 ) -> Sample:
     return Sample(
         id=number,
@@ -25,14 +32,17 @@ def sample(
         seed=number,
         class_label=None,
         sigmas=(1.0,) * steps,
+        request_steps=request_steps or steps,
         isolated=isolated,
         deadline=deadline,
     )
 
 
 def request(number: int, size: int, *, client: str = "a", steps: int = 1, isolated: bool = False) -> list[Sample]:
+    total = size * steps
     return [
-        sample(number * 1000 + i, request=number, client=client, steps=steps, isolated=isolated) for i in range(size)
+        sample(number * 1000 + i, request=number, client=client, steps=steps, request_steps=total, isolated=isolated)
+        for i in range(size)
     ]
 
 
@@ -51,6 +61,65 @@ def test_a_small_request_joins_the_next_batch_beside_a_bulk_one() -> None:
     batch = scheduler.schedule(8)
     assert [s.request for s in batch].count(2) == 1
     assert len(batch) == 8
+
+
+def test_a_small_request_waits_for_no_turn_of_many_bulk_ones() -> None:
+    """Fifty bulk requests of the same client get no more before a single image than one would."""
+    scheduler = Scheduler()
+    fill(scheduler, *[request(n, 64, steps=40) for n in range(50)])
+    for _ in range(5):
+        scheduler.update(scheduler.schedule(8))
+    fill(scheduler, request(99, 1))
+    assert 99 in {s.request for s in scheduler.schedule(8)}
+
+
+def test_requests_of_a_size_are_answered_one_after_another() -> None:
+    """Ten equal requests end in the order of their arrival, evenly; equal turns would end all of them last."""
+    scheduler = Scheduler()
+    fill(scheduler, *[request(n, 4, steps=4) for n in range(10)])
+    ended: dict[int, int] = {}
+    forwards = 0
+    while len(scheduler):
+        forwards += 1
+        for done in scheduler.update(scheduler.schedule(8)):
+            ended[done.request] = forwards
+    assert list(ended) == sorted(ended)
+    assert list(ended.values()) == [4, 4, 8, 8, 12, 12, 16, 16, 20, 20]
+
+
+@pytest.mark.parametrize(("of_small", "of_large", "share"), [(1, 16, 0.5), (1, 64, 2 / 3), (1, 4096, 16 / 17)])
+def test_size_classes_share_whatever_waits_in_them(of_small: int, of_large: int, share: float) -> None:
+    """Endless small requests get this share of the rows beside endless large ones, and the large ones the rest."""
+    scheduler, rows = Scheduler(), Counter[bool]()
+    numbers = iter(range(1_000_000))
+    waiting = {True: 0, False: 0}
+    for _ in range(300):
+        for small, size in ((True, of_small), (False, of_large)):
+            while waiting[small] < 16:
+                fill(scheduler, request(next(numbers), size))
+                waiting[small] += size
+        batch = scheduler.schedule(8)
+        for item in batch:
+            small = item.request_steps == of_small
+            rows[small] += 1
+            waiting[small] -= 1
+        scheduler.update(batch)
+    assert rows[True] / rows.total() == pytest.approx(share, abs=0.02)
+
+
+def test_a_class_saves_nothing_up_while_it_has_too_little_to_fill_its_share() -> None:
+    """One image of many steps takes one row of eight; others of its size that come later get no more than a share."""
+    scheduler = Scheduler()
+    fill(scheduler, request(1, 1, steps=60), request(2, 1000))
+    for _ in range(50):
+        scheduler.update(scheduler.schedule(8))
+    fill(scheduler, *[request(n, 60) for n in range(3, 9)])
+    rows: Counter[int] = Counter()
+    for _ in range(4):
+        batch = scheduler.schedule(8)
+        rows.update(min(s.request, 3) for s in batch)
+        scheduler.update(batch)
+    assert rows[2] >= 0.8 * 4 * 8 / 5
 
 
 def test_clients_get_equal_shares_whatever_they_ask() -> None:
