@@ -1,21 +1,22 @@
 """How long a one-step request takes beside bulk requests that never end, in forwards of the network.
 
-    python -m benchmarks.interactive [--seconds 20] [--json FILE]
+    python -m benchmarks.interactive [--seconds 20] [--bulk 2] [--json FILE]
 
-One client keeps two requests of 32 images and 16 steps running, another sends singles: first alone, then beside the
-bulk and waiting for each answer, then beside it and arriving at random.
+One client keeps two requests (or `--bulk`) of 32 images and 16 steps running, another sends singles: first alone, then
+beside the bulk and waiting for each answer, then beside it and arriving at random.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.serving import Service
 from service.bench.conditions import look, machine
 from service.bench.load import run_closed, run_open
-from service.bench.workloads import make_workload
+from service.bench.workloads import BULK_CLIENTS, make_workload
 
 SHARE = 0.5  # of the waiting client's rate: that of the arrivals
 COUNT, SUM = "onestep_step_time_seconds_count", "onestep_step_time_seconds_sum"
@@ -25,6 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="bundled")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each of the three runs")
+    parser.add_argument("--bulk", type=int, default=BULK_CLIENTS, help="requests that are under way all the time")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
 
@@ -32,6 +34,8 @@ def main() -> None:
         served = look(service.url)
         singles = make_workload("singles", classes=served.classes)
         beside = make_workload("interactive", classes=served.classes)
+        if beside.background is not None:
+            beside = replace(beside, background=replace(beside.background, clients=args.bulk))
         idle = run_closed(service.url, singles, 1, args.seconds, 1.0)
         seconds, count = service.counted(SUM), service.counted(COUNT)
         closed = run_closed(service.url, beside, 1, args.seconds, 2.0)
@@ -54,7 +58,13 @@ def main() -> None:
             flush=True,
         )
     if args.json:
-        report = {"generator": machine(), "served": served.entry, "forward_ms": forward, "runs": rows}
+        report = {
+            "generator": machine(),
+            "served": served.entry,
+            "bulk": args.bulk,
+            "forward_ms": forward,
+            "runs": rows,
+        }
         args.json.write_text(json.dumps(report, indent=2) + "\n")
 
 
