@@ -19,7 +19,16 @@ if TYPE_CHECKING:
     from service.models.info import ModelInfo
     from service.settings import Settings
 
-ENGINE_SETTINGS = ("device", "dtype", "threads", "cache_dir", "max_batch_size", "max_step_time", "batch_invariant")
+ENGINE_SETTINGS = (
+    "device",
+    "dtype",
+    "threads",
+    "cache_dir",
+    "max_batch_size",
+    "max_step_time",
+    "batch_invariant",
+    "compile",
+)
 MAX_SEED = 2**53 - 1
 
 

@@ -44,6 +44,7 @@ def engine_configs(settings: Settings) -> list[EngineConfig]:
             max_step_time=settings.max_step_time,
             batch_invariant=settings.batch_invariant,
             cache_dir=str(settings.cache_dir),
+            compile=settings.compile,
         )
         for device in settings.device
     ]

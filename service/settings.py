@@ -74,6 +74,11 @@ class Settings(BaseModel):
         "auto", description="Number type of the network; auto is float32 on the CPU and bfloat16 on CUDA."
     )
     threads: int = Field(0, ge=0, description="Cores an engine on the CPU uses; 0 is every usable one.")
+    compile: bool = Field(
+        False,
+        description="Compile the network for this CPU at the first start, which takes minutes and a C++ compiler; kept "
+        "in cache_dir. Quicker, and another fingerprint.",
+    )
     cache_dir: Path = Field(
         default_factory=default_cache_dir,
         description="Folder for what warm-up found out, reused by the next start.",

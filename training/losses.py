@@ -43,12 +43,15 @@ def denoising_loss(denoise: Denoiser, x0: Tensor, labels: Tensor, sigma: Tensor,
     return weight * (denoised - x0).square().flatten(1).mean(1)
 
 
-def consistency_pair(
-    denoise: Denoiser, x0: Tensor, labels: Tensor, t: Tensor, r: Tensor, noise: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Estimates at t, and what they are drawn to: those at r of the same noise, without gradient; `[B, 3, H, W]` both.
+def consistency_loss(
+    denoise: Denoiser, x0: Tensor, labels: Tensor, t: Tensor, r: Tensor, noise: Tensor, balanced: bool = False
+) -> Tensor:
+    """Loss of each row `[B]`: distance between the estimates at t and, without gradient, at r.
 
-    Rows with r at sigma_min have the clean image as target and cost no second forward.
+    Both sides share the noise. Rows with r at sigma_min have the clean image as target and cost no second
+    forward. The weight is 1 / (t - r). The network's output enters the estimate times c_out, which is t at low
+    noise but never more than sigma_data, so gradients fade as 1 / t at high noise; `balanced` multiplies by
+    t / c_out, which makes them alike at every level.
     """
     target = x0.clone()
     inner = r > SIGMA_MIN
@@ -56,17 +59,8 @@ def consistency_pair(
         with torch.no_grad():
             noisy = x0[inner] + noise[inner] * r[inner].view(-1, 1, 1, 1)
             target[inner] = denoise(noisy, r[inner], labels[inner])
-    return denoise(x0 + noise * t.view(-1, 1, 1, 1), t, labels), target
-
-
-def consistency_loss(estimate: Tensor, target: Tensor, t: Tensor, r: Tensor, balanced: bool = False) -> Tensor:
-    """Loss of each row `[B]`: distance of the estimate at t to its target.
-
-    The weight is 1 / (t - r). The network's output enters the estimate times c_out, which is t at low
-    noise but never more than sigma_data, so gradients fade as 1 / t at high noise; `balanced` multiplies by
-    t / c_out, which makes them alike at every level.
-    """
+    denoised = denoise(x0 + noise * t.view(-1, 1, 1, 1), t, labels)
     weight = 1 / (t - r).clamp(min=1e-6)
     if balanced:
         weight = weight * t / boundary_scalings(t)[1].clamp(min=1e-6)
-    return weight * pseudo_huber(estimate - target)
+    return weight * pseudo_huber(denoised - target)

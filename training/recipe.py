@@ -17,7 +17,7 @@ CLASSES = (
     "pixel-art",
     "thumbs",
 )
-Phase = Literal["pretrain", "tune", "scratch", "adversarial"]
+Phase = Literal["pretrain", "tune", "scratch"]
 Weighting = Literal["gap", "balanced"]
 
 
@@ -35,16 +35,6 @@ class NetworkSettings:
 
 
 @dataclass(frozen=True)
-class AdversarialSettings:
-    """The critic of the adversarial phase."""
-
-    weight: float = 0.25  # of its gradient, against the consistency loss's
-    learning_rate: float = 2e-4
-    penalty: float = 2.0  # of the squared gradient at real and at made pictures
-    width: int = 32  # channels of the first layer
-
-
-@dataclass(frozen=True)
 class PhaseSettings:
     """One phase of training: how much, how fast, at which noise levels."""
 
@@ -59,20 +49,16 @@ class PhaseSettings:
     first_stage: int = 0
     q: float = 4.0
     weighting: Weighting = "gap"
-    one_step_share: float = 0.0  # of the rows, from sigma_max, where one-step pictures come from
-    beta1: float = 0.9
-    adversarial: AdversarialSettings | None = None
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A network and its phases. `scratch` is consistency training without pre-training; `adversarial` comes last."""
+    """A network and its phases. `scratch` is consistency training without pre-training."""
 
     network: NetworkSettings
     pretrain: PhaseSettings
     tune: PhaseSettings
     scratch: PhaseSettings
-    adversarial: PhaseSettings
 
     def phase(self, name: Phase) -> PhaseSettings:
         """The settings of a phase by its name."""
@@ -80,7 +66,6 @@ class Recipe:
             "pretrain": self.pretrain,
             "tune": self.tune,
             "scratch": self.scratch,
-            "adversarial": self.adversarial,
         }
         return phases[name]
 
@@ -100,21 +85,6 @@ PRESETS: dict[str, Recipe] = {
         pretrain=PhaseSettings(1_700_000, 256, 1e-3, 1000, 0.9995, p_mean=-0.8, p_std=1.4),
         tune=PhaseSettings(1_000_000, 256, 3e-4, 200, 0.9995, p_mean=-1.1, p_std=2.0, stages=4),
         scratch=PhaseSettings(3_000_000, 256, 4e-4, 1000, 0.9995, p_mean=-1.1, p_std=2.0, stages=4),
-        adversarial=PhaseSettings(
-            300_000,
-            128,
-            1e-4,
-            100,
-            0.999,
-            p_mean=0.5,
-            p_std=1.8,
-            stages=2,
-            first_stage=1,
-            weighting="balanced",
-            one_step_share=0.5,
-            beta1=0.5,
-            adversarial=AdversarialSettings(width=48),
-        ),
     ),
     # For a few CPU cores. Few images, so tuning looks at high noise more often and weighs it as much as low
     # noise: a one-step picture comes from sigma_max, which the paper's distribution hardly visits.
@@ -123,21 +93,6 @@ PRESETS: dict[str, Recipe] = {
         pretrain=PhaseSettings(154_000, 64, 1e-3, 200, 0.999, p_mean=-0.8, p_std=1.4),
         tune=PhaseSettings(100_000, 64, 2e-4, 20, 0.999, p_mean=0.5, p_std=1.8, stages=2, weighting="balanced"),
         scratch=PhaseSettings(250_000, 64, 4e-4, 200, 0.999, p_mean=0.5, p_std=1.8, stages=2, weighting="balanced"),
-        adversarial=PhaseSettings(
-            48_000,
-            32,
-            1e-4,
-            30,
-            0.997,
-            p_mean=0.5,
-            p_std=1.8,
-            stages=2,
-            first_stage=1,
-            weighting="balanced",
-            one_step_share=0.5,
-            beta1=0.5,
-            adversarial=AdversarialSettings(),
-        ),
     ),
     # Every part in miniature, to see that it runs.
     "smoke": Recipe(
@@ -147,20 +102,5 @@ PRESETS: dict[str, Recipe] = {
         pretrain=PhaseSettings(3_200, 32, 2e-3, 20, 0.98, p_mean=-0.8, p_std=1.4),
         tune=PhaseSettings(1_600, 32, 1e-3, 10, 0.98, p_mean=0.5, p_std=1.8, weighting="balanced"),
         scratch=PhaseSettings(1_600, 32, 1e-3, 10, 0.98, p_mean=0.5, p_std=1.8, weighting="balanced"),
-        adversarial=PhaseSettings(
-            800,
-            32,
-            1e-4,
-            5,
-            0.98,
-            p_mean=0.5,
-            p_std=1.8,
-            stages=1,
-            first_stage=1,
-            weighting="balanced",
-            one_step_share=0.5,
-            beta1=0.5,
-            adversarial=AdversarialSettings(width=8),
-        ),
     ),
 }

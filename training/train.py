@@ -17,12 +17,10 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DModel
-from torch import Tensor
 
-from training.adversarial import Adversary
 from training.data import Avatars
-from training.losses import consistency_loss, consistency_pair, denoising_loss, draw_sigma, nearer_sigma, stage_of
-from training.network import SIGMA_MAX, MovingAverage, build_unet, denoiser, silence, silent_time_columns
+from training.losses import consistency_loss, denoising_loss, draw_sigma, nearer_sigma, stage_of
+from training.network import MovingAverage, build_unet, denoiser, silence, silent_time_columns
 from training.recipe import CLASSES, PRESETS, Phase, PhaseSettings, Recipe
 from training.sampling import consistency_sample, heun_sample, to_uint8
 from training.sheets import save_sheet
@@ -41,13 +39,10 @@ class Trainer:
         self.denoise = denoiser(self.unet, autocast=bf16)
         self.average = MovingAverage(self.unet)
         self.optimizer = torch.optim.AdamW(
-            self.unet.parameters(), lr=self.phase.learning_rate, betas=(self.phase.beta1, 0.99), weight_decay=0.01
+            self.unet.parameters(), lr=self.phase.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
         )
-        settings = self.phase.adversarial
-        self.adversary = Adversary(settings, data.image_size, len(CLASSES), device) if settings else None
         self.generator = torch.Generator().manual_seed(0)
         self.images = self.steps = 0
-        self.critic_loss = 0.0
 
     def start_from(self, weights: dict[str, torch.Tensor]) -> None:
         """Begins the phase with these weights."""
@@ -67,17 +62,17 @@ class Trainer:
         x0, labels = self.data.batch(size, self.generator, self.device)
         x0 = x0.contiguous(memory_format=torch.channels_last)
         sigma = draw_sigma(size, phase, self.generator)
-        sigma[: round(size * phase.one_step_share)] = SIGMA_MAX
         noise = torch.randn(x0.shape, generator=self.generator).to(self.device)
-        t = sigma.to(self.device)
         if self.name == "pretrain":
-            mean = denoising_loss(self.denoise, x0, labels, t, noise).mean()
-            mean.backward()
+            loss = denoising_loss(self.denoise, x0, labels, sigma.to(self.device), noise)
         else:
+            t = sigma.to(self.device)
             r = nearer_sigma(t, stage_of(self.images, phase), phase.q)
-            mean = self.consistency(x0, labels, t, r, noise)
+            loss = consistency_loss(self.denoise, x0, labels, t, r, noise, phase.weighting == "balanced")
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
+        mean = loss.mean()
+        mean.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         silence(self.unet, self.silent)
@@ -85,18 +80,6 @@ class Trainer:
         self.steps += 1
         self.images += size
         return float(mean.detach())
-
-    def consistency(self, x0: Tensor, labels: Tensor, t: Tensor, r: Tensor, noise: Tensor) -> Tensor:
-        """Gradients of the consistency loss, and of the critic where the phase has one; the mean loss."""
-        estimate, target = consistency_pair(self.denoise, x0, labels, t, r, noise)
-        leaf = estimate.detach().requires_grad_()
-        mean = consistency_loss(leaf, target, t, r, self.phase.weighting == "balanced").mean()
-        (gradient,) = torch.autograd.grad(mean, leaf)
-        if self.adversary is not None:
-            gradient = gradient + self.adversary.pull(leaf, x0, labels, like=gradient)
-            self.critic_loss = self.adversary.learn(leaf, x0, labels)
-        estimate.backward(gradient)
-        return mean
 
     def save(self) -> None:
         """Averaged weights for use, and the whole state for going on."""
@@ -109,7 +92,6 @@ class Trainer:
             "generator": self.generator.get_state(),
             "images": self.images,
             "steps": self.steps,
-            "adversary": self.adversary.state() if self.adversary else None,
         }
         save_state(self.run / f"{self.name}.state", state)
 
@@ -124,8 +106,6 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"].cpu())
         self.images, self.steps = state["images"], state["steps"]
-        if self.adversary is not None:
-            self.adversary.restore(state["adversary"])
         return True
 
     def sheet(self, per_class: int = 4) -> None:
@@ -162,8 +142,6 @@ def train(trainer: Trainer, seconds: float, save_every: float, sheet_every: floa
                 "learning_rate": round(trainer.learning_rate(), 7),
                 "stage": stage_of(trainer.images, trainer.phase),
             }
-            if trainer.adversary is not None:
-                line["critic_loss"] = round(trainer.critic_loss, 3)  # ln 2 = 0.693: it cannot tell
             print(json.dumps(line), flush=True)
             with (trainer.run / "log.jsonl").open("a") as log:
                 log.write(json.dumps(line) + "\n")
@@ -185,9 +163,8 @@ def starting_weights(args: argparse.Namespace) -> dict[str, torch.Tensor] | None
             args.init, subfolder="unet", torch_dtype=torch.float32, low_cpu_mem_usage=False
         )
         return dict(unet.state_dict())
-    before = {"tune": "pretrain", "adversarial": "tune"}
-    if args.phase in before:
-        return load_weights(args.run / f"{before[args.phase]}.safetensors")
+    if args.phase == "tune":
+        return load_weights(args.run / "pretrain.safetensors")
     return None
 
 
@@ -201,7 +178,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = argparse.ArgumentParser(prog="training.train", description=__doc__.splitlines()[0])
     result.add_argument("--preset", choices=sorted(PRESETS), required=True)
-    result.add_argument("--phase", choices=["pretrain", "tune", "scratch", "adversarial"], required=True)
+    result.add_argument("--phase", choices=["pretrain", "tune", "scratch"], required=True)
     result.add_argument("--data", type=Path, required=True)
     result.add_argument("--run", type=Path, required=True)
     result.add_argument("--init", type=Path)

@@ -14,6 +14,7 @@ from service.engine.blocks import quicken
 from service.engine.embedding import Key, Projections, separable
 from service.engine.norm import replace_norms
 from service.engine.packing import input_shapes, pack_convolutions
+from service.engine.protocol import EngineConfig
 from service.engine.unet import UNetBody
 from service.models.info import ModelInfo
 
@@ -139,10 +140,25 @@ def has_units(dtype: torch.dtype) -> bool:
     return supported is None or bool(supported())
 
 
-def build_forward(unet: UNet2DModel, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Forward:
-    """The forward for `unet`, by a rule that depends on its shape, the device and the dtype alone."""
+def build_forward(
+    unet: UNet2DModel,
+    info: ModelInfo,
+    device: torch.device,
+    dtype: torch.dtype,
+    compiled: EngineConfig | None = None,
+) -> Forward:
+    """The forward for `unet`, by a rule that depends on its shape, the device and the dtype alone.
+
+    `compiled` is the configuration of an engine that wants it compiled. Raises FatalModelError when that fails.
+    """
     if device.type == "cpu" and not has_units(dtype):
         log.warning("this CPU has no units for %s: it emulates them, and float32 is several times quicker", dtype)
+    if compiled is not None:
+        if device.type == "cpu" and separable(unet) and dtype in SAME and has_units(dtype):
+            from service.engine.compiled import CompiledForward
+
+            return CompiledForward(unet, info, dtype, compiled)
+        log.warning("%s is not compiled: that is for the CPU, and for number types it has units for", info.name)
     if separable(unet):
         return ProjectedForward(unet, info, device, dtype)
     return PlainForward(unet, device, dtype)

@@ -20,21 +20,21 @@ class PackedConv2d(nn.Module):
         super().__init__()
         self._form = (conv.padding, conv.stride, conv.dilation, conv.groups)
         self._bias = conv.bias
-        self._weight = torch.ops.mkldnn._reorder_convolution_weight(
+        self.weight: Tensor = torch.ops.mkldnn._reorder_convolution_weight(
             conv.weight, *self._form, [PACKED_FOR_ROWS, *input_shape]
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """As `nn.Conv2d`."""
         output: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, self._weight, self._bias, *self._form, "none", [], ""
+            x, self.weight, self._bias, *self._form, "none", [], ""
         )
         return output
 
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
         """The convolution of `x` plus `other`, in one pass."""
         output: Tensor = torch.ops.mkldnn._convolution_pointwise.binary(
-            x, other, self._weight, self._bias, *self._form, "add", 1.0, None, [], None
+            x, other, self.weight, self._bias, *self._form, "add", 1.0, None, [], None
         )
         return output
 

@@ -70,7 +70,7 @@ def main(fd: int) -> int:
     """Serves until the socket closes; the exit code is 0, `EXIT_FATAL`, or 1 for a crash."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    _die_with_parent()
+    die_with_parent()
     os.nice(NICENESS)
     channel = Channel(socket.socket(fileno=fd))
     configure = channel.receive()
@@ -95,7 +95,7 @@ def main(fd: int) -> int:
     return 0
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Linux: a stopped engine cannot see its socket close, so the kernel ends it with the HTTP process."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -27,7 +27,8 @@ class EngineConfig(msgspec.Struct, frozen=True):
     max_batch_size: int
     max_step_time: float  # seconds
     batch_invariant: bool
-    cache_dir: str  # where certifications are kept
+    cache_dir: str  # where certifications and compiled networks are kept
+    compile: bool = False  # the network, for this CPU
 
 
 class Configure(msgspec.Struct, frozen=True, tag=True):

@@ -74,7 +74,7 @@ def build_network(info: ModelInfo, config: EngineConfig) -> Network:
     device, dtype = torch.device(config.device), getattr(torch, config.dtype)
     unet = load_unet(info, device)
     parameters = sum(weight.numel() for weight in unet.parameters())
-    forward = build_forward(unet, info, device, dtype)
+    forward = build_forward(unet, info, device, dtype, config if config.compile else None)
     if device.type == "cuda":
         torch.backends.cudnn.deterministic = True
         return CudaNetwork(forward, info.latent_shape, info.class_conditional, device, config.max_batch_size)

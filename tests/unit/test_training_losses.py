@@ -6,15 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.losses import (
-    consistency_loss,
-    consistency_pair,
-    denoising_loss,
-    draw_sigma,
-    nearer_sigma,
-    pseudo_huber,
-    stage_of,
-)
+from training.losses import consistency_loss, denoising_loss, draw_sigma, nearer_sigma, pseudo_huber, stage_of
 from training.network import SIGMA_MAX, SIGMA_MIN, boundary_scalings
 from training.recipe import PRESETS, PhaseSettings
 
@@ -91,8 +83,7 @@ def test_consistency_loss_vanishes_for_a_consistent_network() -> None:
         where = c.tolist()
         return x0[where]
 
-    r = nearer_sigma(LEVELS, 2, 4.0)
-    loss = consistency_loss(*consistency_pair(perfect, x0, torch.arange(50), LEVELS, r, noise), LEVELS, r)
+    loss = consistency_loss(perfect, x0, torch.arange(50), LEVELS, nearer_sigma(LEVELS, 2, 4.0), noise)
     assert float(loss.abs().max()) < 1e-4
 
 
@@ -106,7 +97,7 @@ def test_both_sides_see_the_same_noise_and_only_the_noisier_learns() -> None:
         asked.append(((x - x0) / sigma.view(-1, 1, 1, 1), torch.is_grad_enabled()))
         return x
 
-    consistency_pair(denoise, x0, labels, t, r, noise)
+    consistency_loss(denoise, x0, labels, t, r, noise)
     assert [enabled for _, enabled in asked] == [False, True]
     for seen, _ in asked:
         torch.testing.assert_close(seen, noise, rtol=1e-4, atol=1e-4)
@@ -122,8 +113,7 @@ def test_no_second_forward_where_the_target_is_clean() -> None:
         return x0 + 1
 
     t = torch.tensor([0.3, 0.1])
-    r = nearer_sigma(t, 0, 4.0)
-    loss = consistency_loss(*consistency_pair(denoise, x0, labels, t, r, noise), t, r)
+    loss = consistency_loss(denoise, x0, labels, t, nearer_sigma(t, 0, 4.0), noise)
     assert sizes == [2]
     torch.testing.assert_close(loss, pseudo_huber(torch.ones_like(x0)) / (t - SIGMA_MIN))
 
@@ -139,8 +129,7 @@ def test_balanced_weight_gives_every_level_the_same_gradient(balanced: bool, exp
         c_out = boundary_scalings(sigma)[1].view(-1, 1, 1, 1)
         return x0 + c_out * output if torch.is_grad_enabled() else x0
 
-    pair = consistency_pair(denoise, x0, labels, t, t * 0.75, noise)
-    consistency_loss(*pair, t, t * 0.75, balanced).sum().backward()
+    consistency_loss(denoise, x0, labels, t, t * 0.75, noise, balanced).sum().backward()
     assert output.grad is not None
     low, high = output.grad.flatten(1).norm(dim=1).tolist()
     c_out = boundary_scalings(t)[1]
