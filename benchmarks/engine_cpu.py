@@ -2,7 +2,7 @@
 
 Prints images per second of every row and its ratio to the stock pipeline: to its best batch size for batches, to its
 single image for single images. Ratios are medians over rounds, so what else the machine does weighs less. Run it as
-`python -m benchmarks.engine_cpu [--model NAME_OR_FOLDER] [--rounds 5] [--json FILE]`.
+`python -m benchmarks.engine_cpu [--model NAME_OR_FOLDER] [--compile] [--rounds 5] [--json FILE]`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from service.engine.runner import ModelRunner
 from service.engine.worker import prepare_runner
 from service.models.info import ModelInfo
 from service.models.places import load_infos
+from service.settings import default_cache_dir
 
 STOCK_SIZES = (1, 2, 4, 8, 12, 16, 32)
 OUR_SIZES = (1, 2, 4, 8, 16, 32)
@@ -86,6 +87,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="avatars-32", help="bundled name or diffusers folder")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument(
+        "--compile", action="store_true", help="the engine's network compiled; kept as the server keeps it"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--least", type=float, default=0.5, help="seconds of each row in each round")
     parser.add_argument("--largest", type=int, default=32, help="largest batch")
@@ -95,11 +99,16 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0))
     info = next(iter(load_infos(options.model).values()))
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as cache, torch.inference_mode():
-        config = EngineConfig("cpu", options.dtype, cores, options.largest, 1e9, True, cache)
-        alike, _ = prepare_runner(info, config)
-        config = EngineConfig("cpu", options.dtype, cores, options.largest, 1e9, False, cache)
-        free, _ = prepare_runner(info, config)
+    with tempfile.TemporaryDirectory() as empty, torch.inference_mode():
+        cache = str(default_cache_dir()) if options.compile else empty
+
+        def runner(*, batch_invariant: bool) -> ModelRunner:
+            config = EngineConfig(
+                "cpu", options.dtype, cores, options.largest, 1e9, batch_invariant, cache, options.compile
+            )
+            return prepare_runner(info, config)[0]
+
+        alike, free = runner(batch_invariant=True), runner(batch_invariant=False)
     pipeline, engine = stock(info, cores), ours(info, alike)
     rows = {("stock", size): pipeline for size in STOCK_SIZES if size <= options.largest}
     rows |= {("engine", size): engine for size in OUR_SIZES if size <= options.largest}
@@ -114,7 +123,8 @@ def main() -> None:
 
     best = max((row for row in rows if row[0] == "stock"), key=lambda row: median(rates[row]))
     machine = f"{cores} cores, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}"
-    print(f"{info.name}, {options.dtype}, {machine}; stock is best at {best[1]}")
+    kind = options.dtype + (", compiled" if options.compile else "")
+    print(f"{info.name}, {kind}, {machine}; stock is best at {best[1]}")
     print(f"{'':24}{'images':>7}{'img/s':>9}{'ms':>9}{'ratio':>8}")
     table = []
     for row, measured in rates.items():
@@ -124,7 +134,7 @@ def main() -> None:
         print(f"{row[0]:24}{row[1]:>7}{rate:>9.1f}{1e3 * row[1] / rate:>9.1f}{ratio:>8.2f}")
         table.append({"what": row[0], "images": row[1], "images_per_second": measured, "ratio": ratio})
     if options.json:
-        facts = {"model": info.name, "dtype": options.dtype, "cores": cores, "torch": torch.__version__}
+        facts = {"model": info.name, "dtype": kind, "cores": cores, "torch": torch.__version__}
         options.json.write_text(json.dumps(facts | {"load": os.getloadavg(), "rows": table}, indent=2) + "\n")
 
 

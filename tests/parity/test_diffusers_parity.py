@@ -137,6 +137,22 @@ def test_mixed_batches_equal_the_pipeline(name: str, tmp_path: Path) -> None:
     assert np.abs(actual - expected.reshape(actual.shape)).max() <= TOLERANCE
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["class-conditional, 40 train timesteps", "unconditional, 151 train timesteps"])
+def test_compiled_mixed_batches_equal_the_pipeline(name: str, tmp_path: Path) -> None:
+    """The network compiled for this CPU keeps the promise too: 1e-5 from the pipeline."""
+    info, pipeline = load(tiny_model(tmp_path / "model", **MODELS[name]))
+    cases = random_cases(info, random.Random(name))
+    samples = [sample for case in cases for sample in samples_of(case, info)]
+    config = EngineConfig("cpu", "float32", 2, 16, 1.0, True, str(tmp_path / "cache"), compile=True)
+
+    results = dict(OfflineEngine(info, config).run(samples))
+
+    expected = np.concatenate([pipeline_images(pipeline, case) for case in cases])
+    actual = np.stack([np.frombuffer(results[i].pixels, np.float32) for i in range(len(samples))])
+    assert np.abs(actual - expected.reshape(actual.shape)).max() <= TOLERANCE
+
+
 @pytest.mark.parametrize("name", ["class-conditional, 40 train timesteps", "unconditional, 151 train timesteps"])
 def test_offline_loop_equals_the_pipeline(name: str, tmp_path: Path) -> None:
     """The plain loop, the oracle of everything else, is the pipeline's to 1e-5."""

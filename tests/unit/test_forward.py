@@ -17,6 +17,7 @@ from service.engine.cpu import CpuNetwork
 from service.engine.embedding import Key, Projections, separable
 from service.engine.forward import PlainForward, ProjectedForward, build_forward, has_units
 from service.engine.norm import RowGroupNorm
+from service.engine.protocol import EngineConfig
 from service.models.folder import load_info
 from service.models.info import ModelInfo
 from service.models.loader import load_unet
@@ -97,6 +98,17 @@ def test_a_network_of_another_form_runs_as_diffusers_runs_it(tmp_path: Path) -> 
     expected = unet(x, torch.tensor([300.0, 200.0])).sample
     assert isinstance(form, PlainForward)
     assert torch.equal(form.run(x, form.prepare([(300.0, None), (200.0, None)])), expected)
+
+
+def test_what_cannot_be_compiled_runs_as_it_would_without(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A network of another form, or a number type that is emulated: the log says that nothing is compiled."""
+    info = made(tmp_path / "m", "plain")
+    wanted = EngineConfig("cpu", "float32", 2, 8, 1.0, True, str(tmp_path), compile=True)
+    odd = tiny_unet("plain", num_class_embeds=None, time_embedding_type="fourier")
+    assert isinstance(build_forward(odd, info, CPU, torch.float32, wanted), PlainForward)
+    assert isinstance(build_forward(load_unet(info), info, CPU, torch.float16, wanted), ProjectedForward)
+    assert caplog.text.count("tiny is not compiled") == 2
+    assert not (tmp_path / "compiled").exists()
 
 
 def test_packing_that_changes_the_output_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
