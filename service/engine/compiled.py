@@ -10,9 +10,11 @@ import hashlib
 import logging
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +24,7 @@ from torch import Tensor, nn
 
 from service.engine.aoti_library import Library
 from service.engine.embedding import Key, Projections
+from service.engine.forward import SAME
 from service.engine.packing import PackedConv2d, input_shapes
 from service.engine.protocol import Configure, EngineConfig, frame
 from service.engine.unet import UNetBody
@@ -35,8 +38,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FORMAT = 1  # of what `service.engine.compiling` makes
-# Of the output's largest value: a library whose output differs by more from the network's own is not used.
-SAME = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
+SCRATCH = ".compiling-"
+STALE = 3600.0  # seconds after which the scratch folder of a compiler that was killed is removed
 
 
 class CompiledForward:
@@ -113,7 +116,10 @@ def _name(key: str, path: Path) -> str:
 def _compile(info: ModelInfo, config: EngineConfig, folder: Path, key: str) -> Path:
     """In a process of its own: the compiler is large, and would keep the engine from answering pings."""
     log.warning("compiling %s for this CPU; that takes a minute or more, once", info.name)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".compiling-") as scratch:
+    for left in folder.glob(f"{SCRATCH}*"):
+        if time.time() - left.stat().st_mtime > STALE:
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=SCRATCH) as scratch:
         made = Path(scratch) / "made.so"
         run = subprocess.run(  # noqa: S603
             [sys.executable, "-m", "service.engine.compiling", str(made)],
