@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterable, Mapping
-from ctypes import POINTER, byref, c_bool, c_char_p, c_size_t, c_void_p
+from ctypes import POINTER, PYFUNCTYPE, byref, c_bool, c_char_p, c_size_t, c_void_p, py_object
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-_capsule_pointer = ctypes.pythonapi.PyCapsule_GetPointer
-_capsule_pointer.restype, _capsule_pointer.argtypes = c_void_p, [ctypes.py_object, c_char_p]
-_capsule = ctypes.pythonapi.PyCapsule_New
-_capsule.restype, _capsule.argtypes = ctypes.py_object, [c_void_p, c_char_p, c_void_p]
+# Prototypes of our own: those of `ctypes.pythonapi` belong to everyone in the process.
+_capsule_pointer = PYFUNCTYPE(c_void_p, py_object, c_char_p)(("PyCapsule_GetPointer", ctypes.pythonapi))
+_capsule = PYFUNCTYPE(py_object, c_void_p, c_char_p, c_void_p)(("PyCapsule_New", ctypes.pythonapi))
 
 
 class _Constant(ctypes.Structure):
@@ -45,9 +44,7 @@ class Library:
         """The library's name of each parameter, by the body's name."""
         count = c_size_t()
         self._check(self._library.AOTInductorModelContainerGetNumConstants(self._container, byref(count)))
-        return {
-            self._name("OriginalFQN", i).decode(): self._name("Name", i) for i in range(count.value)
-        }  # fmt: skip
+        return {self._name("OriginalFQN", i).decode(): self._name("Name", i) for i in range(count.value)}
 
     def replace(self, constants: Mapping[bytes, Tensor]) -> None:
         """Uses these tensors instead of the library's own; they may be in oneDNN's layouts."""
@@ -77,9 +74,8 @@ class Library:
 
     def _check(self, code: int) -> None:
         if code:
-            raise RuntimeError(
-                f"the compiled network failed: {(self._library.AOTInductorGetLastError() or b'').decode()}"
-            )
+            reason = self._library.AOTInductorGetLastError() or b"it does not say why"
+            raise RuntimeError(f"the compiled network failed: {reason.decode(errors='replace')}")
 
 
 def _handles(tensors: Iterable[Tensor]) -> list[int]:

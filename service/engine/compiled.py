@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1  # of what `service.engine.compiling` makes
 SCRATCH = ".compiling-"
-STALE = 3600.0  # seconds after which the scratch folder of a compiler that was killed is removed
+STALE = 86400.0  # seconds after which the scratch folder of a compiler that was killed is removed
 
 
 class CompiledForward:

@@ -114,11 +114,12 @@ def test_edits_fill_forwards_as_generations_do(tmp_path: Path) -> None:
     """At saturation the forwards of mixed samples hold as many rows as those of generations with the same steps."""
     info = next(iter(load_infos(str(tiny_model(tmp_path / "model", "plain"))).values()))
     rng = random.Random(0)
-    mixed = [random_sample(rng.choice(KINDS), info, rng) for _ in range(120)]
+    mixed = [random_sample(rng.choice(KINDS), info, rng) for _ in range(240)]
     plain = [msgspec.structs.replace(sample, edit=None) for sample in mixed]
-    assert sum(sample.edit is not None for sample in mixed) > 60
+    assert sum(sample.edit is not None for sample in mixed) > 120
     rows = rows_of_forwards(mixed, info, tmp_path)
     assert rows == rows_of_forwards(plain, info, tmp_path)
     # once fewer than 16 samples are left, all of them step in each forward, and no sample has more than 12 steps
     assert len(rows) > 2 * 12
     assert set(rows[:-12]) == {16}
+    assert sum(rows) / len(rows) > 14
