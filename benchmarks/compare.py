@@ -27,7 +27,17 @@ from benchmarks.peers.pictures import Pixels, check, pictures
 from benchmarks.peers.processes import ROOT, Server
 from benchmarks.peers.report import Series, closed_table, open_table
 from benchmarks.peers.search import small_search
-from benchmarks.peers.systems import BATCHES, ONESTEP, PEERS, PIPELINE, Choice, Peer, start_onestep, start_peer
+from benchmarks.peers.systems import (
+    BATCHES,
+    COMPILED,
+    ONESTEP,
+    PEERS,
+    PIPELINE,
+    Choice,
+    Peer,
+    start_onestep,
+    start_peer,
+)
 from service.bench.load import run_closed, run_open
 from service.bench.report import Result
 from service.bench.workloads import make_workload
@@ -63,6 +73,7 @@ class Comparison:
 
     def __init__(self, options: argparse.Namespace, profile: Profile) -> None:
         self.profile, self.python, self.work = profile, options.peers_python, options.work
+        self.compile = options.compile
         self.work.mkdir(parents=True, exist_ok=True)
         self.model, classes = folder_of(options.model, self.work)
         self.workloads = {name: make_workload(name, classes=classes) for name in WORKLOADS}
@@ -71,21 +82,19 @@ class Comparison:
         self.notes = Notes(path, facts, options.minutes)
         self.expected: list[Pixels] = []
 
-    def onestep(self) -> Server:
-        return start_onestep(self.model, self.work / "cache", self.work / "onestep.log")
-
-    def start(self, peer: Peer | None, choice: Choice | None) -> Server:
-        """A peer, or Onestep."""
-        if peer is None or choice is None:
-            return self.onestep()
+    def start(self, system: str, choice: Choice | None) -> Server:
+        """A peer with these settings; Onestep has none."""
+        if choice is None:
+            log = self.work / f"{system}.log".lower().replace(", ", "-")
+            return start_onestep(self.model, self.work / "cache", log, system == COMPILED)
+        peer = next(each for each in PEERS if each.name == system)
         return start_peer(peer, choice, self.model, self.python, self.work / f"{peer.module}.log")
 
-    def visit(self, peer: Peer | None, choice: Choice | None, runs: Runs) -> dict[str, Any]:
+    def visit(self, system: str, choice: Choice | None, runs: Runs) -> dict[str, Any]:
         """Starts a server, compares its pictures, and runs the workloads one after the other."""
-        name = peer.name if peer else ONESTEP
-        print(f"{name}, {choice or 'defaults'}: {', '.join(runs)}", flush=True)
-        with self.start(peer, choice) as server:
-            apart = check(name, pictures(server), self.expected)
+        print(f"{system}, {choice or 'defaults'}: {', '.join(runs)}", flush=True)
+        with self.start(system, choice) as server:
+            apart = check(system, pictures(server), self.expected)
             results = {key: run(server.url, server.process.pid).to_json() for key, run in runs.items()}
         return {"pictures_apart": apart, "settings": str(choice) if choice else "defaults", "results": results}
 
@@ -125,7 +134,7 @@ class Comparison:
             def visit() -> dict[str, Any]:
                 if peer is None:
                     return self.loop(choice, WORKLOADS, seconds)
-                return self.visit(peer, choice, {each: self.closed(each, seconds) for each in WORKLOADS})
+                return self.visit(name, choice, {each: self.closed(each, seconds) for each in WORKLOADS})
 
             results = self.notes.once(f"search/{name}/{choice}", visit)["results"]
             return {each: results[each]["image_steps_per_second"] for each in WORKLOADS}
@@ -155,13 +164,15 @@ class Comparison:
         if system == PIPELINE and choice is not None:
             return self.loop(choice, names, seconds)
         runs = {name: self.open(name, rates[name]) if rates else self.closed(name, seconds) for name in names}
-        return self.visit(next((peer for peer in PEERS if peer.name == system), None), choice, runs)
+        return self.visit(system, choice, runs)
 
     def run(self) -> None:
         """All of it. Raises Enough when time is over."""
-        with self.onestep() as server:
+        with self.start(ONESTEP, None) as server:
             self.expected = pictures(server)
         plan: Plan = {ONESTEP: dict.fromkeys(WORKLOADS)}
+        if self.compile:
+            plan[COMPILED] = dict.fromkeys(WORKLOADS)
         plan |= {peer.name if peer else PIPELINE: self.search(peer) for peer in (None, *PEERS)}
         closed = self.rounds(plan, {})
         for name, rows in closed.items():
@@ -186,6 +197,7 @@ def main() -> None:
     parser.add_argument("--peers-python", type=Path, default=ROOT / "out" / "peers" / "bin" / "python")
     parser.add_argument("--work", type=Path, default=ROOT / "out" / "compare", help="logs, caches, made models")
     parser.add_argument("--json", type=Path, help="what was measured; continued when it is there")
+    parser.add_argument("--compile", action="store_true", help="also Onestep with its network compiled; needs g++")
     parser.add_argument("--minutes", type=float, help="stop after so many; the same command continues")
     for field in ("rounds", "clients", "search_seconds", "closed_seconds", "open_seconds", "warm_up", "load"):
         kind = int if field in ("rounds", "clients") else float

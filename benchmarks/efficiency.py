@@ -1,6 +1,6 @@
 """What HTTP, scheduling and encoding cost: image-steps per second over HTTP against the engine's forward alone.
 
-    python -m benchmarks.efficiency [--rounds 5] [--seconds 10] [--json FILE]
+    python -m benchmarks.efficiency [--compile] [--rounds 5] [--seconds 10] [--json FILE]
 
 In each round the server is saturated with the mixed workload (PNG in JSON) while the lone engine waits, then the lone
 engine steps full batches of its best size while the server is idle: one after the other on the same cores, so that
@@ -30,8 +30,8 @@ WARM_UP = 6.0  # seconds; longer than the longest request takes, so that as much
 class Alone:
     """`benchmarks.engine_alone` in its process."""
 
-    def __init__(self, model: str) -> None:
-        command = [sys.executable, "-m", "benchmarks.engine_alone", "--model", model]
+    def __init__(self, *flags: str) -> None:
+        command = [sys.executable, "-m", "benchmarks.engine_alone", *flags]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.sizes = self._answer()
 
@@ -62,6 +62,7 @@ class Alone:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="bundled")
+    parser.add_argument("--compile", action="store_true", help="the network compiled, on both sides; needs g++")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each side in each round")
     parser.add_argument("--clients", type=int, help="default: by the largest batch")
@@ -69,7 +70,8 @@ def main() -> None:
     args = parser.parse_args()
 
     rounds: list[dict[str, Any]] = []
-    with Service("--model", args.model, "--device", "cpu", "--dtype", "float32") as service, Alone(args.model) as alone:
+    flags = ["--model", args.model, *(["--compile"] if args.compile else [])]
+    with Service("--device", "cpu", "--dtype", "float32", *flags) as service, Alone(*flags) as alone:
         served = look(service.url)
         workload = make_workload("mixed", classes=served.classes)
         clients = args.clients or clients_for(workload, served.largest_batch)
@@ -98,7 +100,8 @@ def main() -> None:
     ratio = median(each["ratio"] for each in rounds)
     print(f"median ratio {ratio:.3f}")
     if args.json:
-        report = {"generator": machine(), "served": served.entry, "clients": clients, "alone": alone.sizes}
+        report = {"generator": machine(), "served": served.entry, "compile": args.compile, "clients": clients}
+        report["alone"] = alone.sizes
         args.json.write_text(json.dumps(report | {"rounds": rounds, "median_ratio": ratio}, indent=2) + "\n")
 
 

@@ -52,13 +52,14 @@ def rate(info: ModelInfo, runner: ModelRunner, size: int, seconds: float) -> flo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="bundled")
+    parser.add_argument("--compile", action="store_true")
     args = parser.parse_args()
     os.nice(NICENESS)  # as the engine
     info = next(iter(load_infos(args.model).values()))
     torch.set_num_threads(1)  # the lanes have the cores
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as cache, torch.inference_mode():
-        config = EngineConfig("cpu", "float32", cores, 64, 1.0, True, cache)
+        config = EngineConfig("cpu", "float32", cores, 64, 1.0, True, cache, args.compile)
         runner, status = prepare_runner(info, config)
         sizes = [each.size for each in status.batch_sizes]
         rates = {size: rate(info, runner, size, CALIBRATION) for size in sizes}

@@ -10,6 +10,7 @@ from typing import Final
 from benchmarks.peers.processes import PORT, Server
 
 ONESTEP: Final = "Onestep"
+COMPILED: Final = "Onestep, compiled"
 PIPELINE: Final = "pipeline loop"
 LAYOUTS: Final = ((2, 1), (1, 2))  # threads of each worker, workers: one that has both cores, or one for each core
 BATCHES: Final = (4, 8, 16, 32)
@@ -76,7 +77,8 @@ def start_peer(peer: Peer, choice: Choice, model: Path, python: Path, log: Path)
     return Server(peer.command(python), choice.environment(model), workers=choice.workers, log=log)
 
 
-def start_onestep(model: Path, cache: Path, log: Path) -> Server:
-    """`onestep serve` as it is. The first start measures the machine and writes down in `cache` what it found."""
+def start_onestep(model: Path, cache: Path, log: Path, compiled: bool) -> Server:
+    """`onestep serve` as it is, or with `compile` on. The first start measures and compiles; `cache` keeps both."""
     command = [sys.executable, "-m", "service", "serve", "--port", PORT, "--model", str(model)]
-    return Server(command, {"ONESTEP_CACHE_DIR": str(cache)} | OFFLINE, workers=0, log=log)
+    environment = {"ONESTEP_CACHE_DIR": str(cache), "ONESTEP_COMPILE": str(compiled).lower()} | OFFLINE
+    return Server(command, environment, workers=0, log=log, patience=600)
