@@ -47,7 +47,14 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("chosen", [(), ("--class", "great-owl", "--steps", "2"), ("--timesteps", "22,0")])
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        pytest.param((), marks=pytest.mark.slow),
+        ("--class", "great-owl", "--steps", "2"),
+        pytest.param(("--timesteps", "22,0"), marks=pytest.mark.slow),
+    ],
+)
 def test_same_files(tiny: Server, model: Path, generate, tmp_path: Path, chosen: tuple[str, ...]) -> None:  # type: ignore[no-untyped-def]
     """Byte for byte, whatever number of requests it takes; what is there is not made again."""
     here, there = tmp_path / "here", tmp_path / "there"
@@ -63,7 +70,7 @@ def test_same_files(tiny: Server, model: Path, generate, tmp_path: Path, chosen:
     assert times == {path: path.stat().st_mtime_ns for path in there.iterdir() if path != lost}
 
 
-@pytest.mark.parametrize("by_server", [False, True])
+@pytest.mark.parametrize("by_server", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_images_of_other_steps_are_not_taken_for_those_of_this_run(
     tiny: Server,
     model: Path,
@@ -98,6 +105,7 @@ def test_a_target_that_cannot_be_written_is_said_in_a_sentence(
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_same_npz(tiny: Server, model: Path, generate, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     """The arrays are equal."""
     generate("--model", str(model), "-n", "7", "--npz", str(tmp_path / "here.npz"), ONESTEP_THREADS="1")

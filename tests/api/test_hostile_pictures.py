@@ -60,6 +60,7 @@ def test_every_file_is_refused_with_its_reason_or_read(client: httpx.Client) -> 
     assert len(faults) > 150
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_http_process_does_not_grow(tiny_server: Server, client: httpx.Client) -> None:
     """A thousand hostile pictures leave less than 5 MiB behind, and workers of a few dozen megabytes."""

@@ -47,6 +47,12 @@ def client_commands() -> list[str]:
     return [command for command in commands() if command not in apart and not command.startswith(CONTAINERS)]
 
 
+def quick_or_slow(command: str) -> object:
+    """The command as a test's parameter: those that make many images or measure are left to CI."""
+    slow = "-n 100" in command or command.startswith("onestep bench")
+    return pytest.param(command, marks=pytest.mark.slow) if slow else command
+
+
 Run = Callable[[str, Server, Path], "subprocess.CompletedProcess[str]"]
 
 
@@ -71,7 +77,7 @@ def run_in(environment: dict[str, str], command: str, server: Server, folder: Pa
     return done
 
 
-@pytest.mark.parametrize("command", client_commands())
+@pytest.mark.parametrize("command", [quick_or_slow(each) for each in client_commands()])
 def test_command_works(command: str, server: Server, run: Run, tmp_path: Path) -> None:
     """It succeeds, and what it writes is what its name says."""
     done = run(command, server, tmp_path)

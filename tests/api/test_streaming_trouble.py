@@ -71,6 +71,7 @@ def read_all(reader: socket.socket) -> list[Any]:
     return list(parse(iter(body.decode().splitlines())))
 
 
+@pytest.mark.slow
 def test_a_slow_reader_never_holds_up_the_engine(tiny: Server) -> None:
     """While one reader takes nothing, its own images and others' are made; it loses previews, never an image."""
     body = {"batch_size": 64, "steps": 40, "seed": 0}
@@ -147,6 +148,7 @@ def test_a_dead_engine_is_replayed_and_repeats_nothing(tiny: Server) -> None:
     assert seen[-1].name == "done"
 
 
+@pytest.mark.slow
 def test_a_drain_lets_streams_end(start_server: StartServer, model: Path) -> None:
     """SIGTERM in the middle: the stream goes on to its end, then the server leaves with 0."""
     server = start_server("--model", str(model), "--threads", "1")
@@ -160,6 +162,7 @@ def test_a_drain_lets_streams_end(start_server: StartServer, model: Path) -> Non
     assert server.process.wait(20) == 0
 
 
+@pytest.mark.slow
 def test_a_drain_that_takes_too_long_says_so(start_server: StartServer, model: Path) -> None:
     """When `drain_timeout` passes, a stream ends with the reason, not in the middle of nothing."""
     server = start_server("--model", str(model), "--threads", "1", "--drain-timeout", "1s")

@@ -80,6 +80,7 @@ async def test_sigterm_with_100_requests_in_flight_answers_all_of_them(start_ser
     assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE], gone
 
 
+@pytest.mark.slow
 async def test_a_dribbling_client_cannot_hold_the_end_up(start_server: StartServer, model: Path) -> None:
     """A body that comes byte by byte is cut off at drain_timeout; the exit code says so."""
     server = start_server("--model", str(model), "--drain-timeout", "3", "--body-timeout", "100")

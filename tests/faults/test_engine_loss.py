@@ -85,6 +85,7 @@ async def test_a_stopped_engine_is_replaced_and_its_request_answered(start_serve
     assert await metric(server, "onestep_engine_restarts_total") == 1
 
 
+@pytest.mark.slow
 async def test_only_the_request_that_kills_the_engine_fails(start_server: StartServer, model: Path) -> None:
     """A poisonous request is rerun alone and fails as engine-lost; its neighbours in the batch are answered."""
     server = start_server("--model", str(model), env={FAULT_SEED: str(POISON)})
@@ -112,6 +113,7 @@ def test_a_spent_restart_budget_ends_the_service_with_its_own_code(start_server:
     assert server.process.wait(30) == ExitCode.ENGINE
 
 
+@pytest.mark.slow
 def test_a_killed_http_process_leaves_no_engine_behind(start_server: StartServer, model: Path) -> None:
     """The engine goes with the HTTP process, even when it is stopped at that moment."""
     for stopped in (False, True):

@@ -22,6 +22,7 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.mark.slow
 async def test_two_models_on_two_engines_survive_the_death_of_one(start_server: StartServer, tmp_path: Path) -> None:
     """Both models answer from both engines; one engine is killed under load and every answer is right."""
     first = tiny_model(tmp_path / "one", "plain")

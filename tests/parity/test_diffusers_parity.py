@@ -36,6 +36,7 @@ MODELS = {
     },
 }
 CASES_PER_MODEL = 40
+QUICK = {"class-conditional, 40 train timesteps", "unconditional, 151 train timesteps", "other sigmas, unclipped"}
 
 
 @dataclass
@@ -120,7 +121,9 @@ def load(folder: Path) -> tuple[ModelInfo, ConsistencyModelPipeline]:
     return info, pipeline
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
+)
 def test_mixed_batches_equal_the_pipeline(name: str, tmp_path: Path) -> None:
     """Every image of every case, run together with all others, is the pipeline's to 1e-5."""
     info, pipeline = load(tiny_model(tmp_path / "model", **MODELS[name]))
@@ -153,7 +156,13 @@ def test_compiled_mixed_batches_equal_the_pipeline(name: str, tmp_path: Path) ->
     assert np.abs(actual - expected.reshape(actual.shape)).max() <= TOLERANCE
 
 
-@pytest.mark.parametrize("name", ["class-conditional, 40 train timesteps", "unconditional, 151 train timesteps"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "class-conditional, 40 train timesteps",
+        pytest.param("unconditional, 151 train timesteps", marks=pytest.mark.slow),
+    ],
+)
 def test_offline_loop_equals_the_pipeline(name: str, tmp_path: Path) -> None:
     """The plain loop, the oracle of everything else, is the pipeline's to 1e-5."""
     info, pipeline = load(tiny_model(tmp_path / "model", **MODELS[name]))
@@ -210,6 +219,7 @@ def test_bundled_model_equals_the_pipeline_in_uint8(tmp_path: Path) -> None:
     assert bundled_off_by("float32", tmp_path).max() <= 1
 
 
+@pytest.mark.slow
 def test_bundled_model_in_bfloat16_is_near(tmp_path: Path) -> None:
     """Within 2/255 of float32 for 99 % of values."""
     assert np.quantile(bundled_off_by("bfloat16", tmp_path), 0.99) <= 2

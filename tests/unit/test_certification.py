@@ -110,6 +110,7 @@ def test_every_way_of_the_real_network_is_exact(info: ModelInfo, config: EngineC
     assert [size.size for size in sizes] == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
+@pytest.mark.slow
 def test_a_busy_machine_admits_the_same_ways(info: ModelInfo, config: EngineConfig) -> None:
     busy, _, _ = run(Busy, info, config)
     idle, _, _ = run(Wrapped, info, msgspec.structs.replace(config, cache_dir=config.cache_dir + "2"))
@@ -117,6 +118,7 @@ def test_a_busy_machine_admits_the_same_ways(info: ModelInfo, config: EngineConf
     assert busy.trials == idle.trials
 
 
+@pytest.mark.slow
 def test_bad_times_and_untried_sizes_of_an_earlier_start_heal(info: ModelInfo, config: EngineConfig) -> None:
     config = msgspec.structs.replace(config, max_step_time=0.2)
     slow, few, _ = run(Busy, info, config)

@@ -54,6 +54,7 @@ def test_network_is_ready_to_infer(tmp_path: Path) -> None:
         assert not any(buffer.is_meta for buffer in unet.buffers())
 
 
+@pytest.mark.slow
 def test_loading_the_bundled_model_is_silent() -> None:
     """No warning and no line on stdout or stderr, in a process that turns warnings into errors."""
     code = (

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 QUICKLY = """
 import sys, torch
 from service.engine.quick_import import import_diffusers_quickly
@@ -31,6 +33,7 @@ assert torch.compile(lambda x: x + 1, backend="eager")(torch.zeros(1)).item() ==
     )
 
 
+@pytest.mark.slow
 def test_other_networks_are_not_imported_with_the_network_but_can_be_later() -> None:
     run(
         QUICKLY
@@ -59,10 +62,13 @@ assert "torch._dynamo" not in sys.modules
     )
 
 
+@pytest.mark.slow
 def test_a_diffusers_that_needs_the_compiler_is_imported_in_the_usual_way() -> None:
     run(
         """
 import sys
+
+import pytest
 class NeedsCompiler:
     def find_spec(self, name, path=None, target=None):
         if name == "diffusers.models.unets.unet_2d":
