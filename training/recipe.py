@@ -17,7 +17,7 @@ CLASSES = (
     "pixel-art",
     "thumbs",
 )
-Phase = Literal["pretrain", "tune", "scratch"]
+Phase = Literal["pretrain", "tune", "distill", "scratch"]
 Weighting = Literal["gap", "balanced"]
 
 
@@ -53,11 +53,15 @@ class PhaseSettings:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A network and its phases. `scratch` is consistency training without pre-training."""
+    """A network and its phases. `scratch` is consistency training without pre-training.
+
+    In `distill`, images are samples, and the noise levels are those on which the fake denoiser learns.
+    """
 
     network: NetworkSettings
     pretrain: PhaseSettings
     tune: PhaseSettings
+    distill: PhaseSettings
     scratch: PhaseSettings
 
     def phase(self, name: Phase) -> PhaseSettings:
@@ -65,6 +69,7 @@ class Recipe:
         phases: dict[Phase, PhaseSettings] = {
             "pretrain": self.pretrain,
             "tune": self.tune,
+            "distill": self.distill,
             "scratch": self.scratch,
         }
         return phases[name]
@@ -84,6 +89,7 @@ PRESETS: dict[str, Recipe] = {
         network=NetworkSettings(64, (64, 128, 192, 192), attention_at=(16, 8)),
         pretrain=PhaseSettings(1_700_000, 256, 1e-3, 1000, 0.9995, p_mean=-0.8, p_std=1.4),
         tune=PhaseSettings(1_000_000, 256, 3e-4, 200, 0.9995, p_mean=-1.1, p_std=2.0, stages=4),
+        distill=PhaseSettings(200_000, 256, 5e-5, 50, 0.998, p_mean=-0.1, p_std=1.2),
         scratch=PhaseSettings(3_000_000, 256, 4e-4, 1000, 0.9995, p_mean=-1.1, p_std=2.0, stages=4),
     ),
     # For a few CPU cores. Few images, so tuning looks at high noise more often and weighs it as much as low
@@ -92,6 +98,7 @@ PRESETS: dict[str, Recipe] = {
         network=NetworkSettings(32, (32, 96, 192), attention_at=(8,)),
         pretrain=PhaseSettings(154_000, 64, 1e-3, 200, 0.999, p_mean=-0.8, p_std=1.4),
         tune=PhaseSettings(100_000, 64, 2e-4, 20, 0.999, p_mean=0.5, p_std=1.8, stages=2, weighting="balanced"),
+        distill=PhaseSettings(11_200, 32, 5e-5, 10, 0.98, p_mean=-0.1, p_std=1.2),
         scratch=PhaseSettings(250_000, 64, 4e-4, 200, 0.999, p_mean=0.5, p_std=1.8, stages=2, weighting="balanced"),
     ),
     # Every part in miniature, to see that it runs.
@@ -101,6 +108,7 @@ PRESETS: dict[str, Recipe] = {
         ),
         pretrain=PhaseSettings(3_200, 32, 2e-3, 20, 0.98, p_mean=-0.8, p_std=1.4),
         tune=PhaseSettings(1_600, 32, 1e-3, 10, 0.98, p_mean=0.5, p_std=1.8, weighting="balanced"),
+        distill=PhaseSettings(320, 16, 1e-4, 5, 0.9, p_mean=-0.1, p_std=1.2),
         scratch=PhaseSettings(1_600, 32, 1e-3, 10, 0.98, p_mean=0.5, p_std=1.8, weighting="balanced"),
     ),
 }

@@ -1,4 +1,4 @@
-"""The whole recipe in miniature: render, train, tune, evaluate, save, serve a picture. Under five minutes on a CPU.
+"""The whole recipe in miniature: render, train, tune, distill, evaluate, save, serve. Under five minutes on a CPU.
 
     python -m training.smoke --out out/train-smoke
 
@@ -99,7 +99,9 @@ def main(argv: list[str] | None = None) -> None:
     say("pre-trained", began)
     train.main([*common, "--phase", "tune"])
     say("tuned", began)
-    export.main(["--preset", "smoke", "--weights", str(run / "tune.safetensors"), "--out", str(folder)])
+    train.main([*common, "--phase", "distill"])
+    say("distilled", began)
+    export.main(["--preset", "smoke", "--weights", str(run / "distill.safetensors"), "--out", str(folder)])
     arguments = ["--pipeline", str(folder), "--data", str(data), "--out", str(out / "results.json")]
     arguments += ["--teacher", str(run / "pretrain.safetensors"), "--preset", "smoke", "--cache", str(out / "cache")]
     arguments += ["--n", str(N), "--steps", "1", "2", "--epochs", "3", "--device", "cpu"]

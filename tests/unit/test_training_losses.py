@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from training.distiller import matching_loss
 from training.losses import consistency_loss, denoising_loss, draw_sigma, nearer_sigma, pseudo_huber, stage_of
 from training.network import SIGMA_MAX, SIGMA_MIN, boundary_scalings
 from training.recipe import PRESETS, PhaseSettings
@@ -135,6 +136,17 @@ def test_balanced_weight_gives_every_level_the_same_gradient(balanced: bool, exp
     c_out = boundary_scalings(t)[1]
     plain = float(c_out[1] / c_out[0])
     assert high / low == pytest.approx(expected * (1 if balanced else plain), rel=0.02)
+
+
+def test_matching_moves_samples_from_the_fake_estimate_to_the_real_one() -> None:
+    """Every value's gradient is (fake - real) / mean |sample - real|, over their number; none where they agree."""
+    samples = torch.zeros(2, 3, 4, 4, requires_grad=True)
+    real = torch.full(samples.shape, 0.5)
+    fake = torch.stack([torch.full((3, 4, 4), 0.1), torch.full((3, 4, 4), 0.5)])
+    matching_loss(samples, real, fake).sum().backward()
+    assert samples.grad is not None
+    torch.testing.assert_close(samples.grad[0], torch.full((3, 4, 4), (0.1 - 0.5) / 0.5 / 48))
+    assert float(samples.grad[1].abs().max()) == 0.0
 
 
 def test_presets_name_every_phase() -> None:

@@ -13,9 +13,10 @@ from diffusers import UNet2DModel
 from service.models.folder import load_info
 from training import export
 from training.data import Avatars
+from training.distiller import Distiller
 from training.network import MovingAverage, build_unet
 from training.recipe import CLASSES, PRESETS, Phase
-from training.train import Trainer
+from training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +35,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Avatars:
 def trainer(phase: Phase, data: Avatars, run: Path) -> Trainer:
     torch.manual_seed(0)
     recipe = PRESETS["smoke"].with_phase(phase, images=64, batch=8)
+    if phase == "distill":
+        teacher = dict(build_unet(recipe.network).state_dict())
+        return Distiller(recipe, data, run, "cpu", bf16=False, teacher=teacher)
     return Trainer(recipe, phase, data, run, "cpu", bf16=False)
 
 
-@pytest.mark.parametrize("phase", ["pretrain", "tune"])
+@pytest.mark.parametrize("phase", ["pretrain", "tune", "distill"])
 def test_a_resumed_phase_ends_with_the_same_bits(phase: Phase, data: Avatars, tmp_path: Path) -> None:
     """Four steps at once, and two steps, a stop and two more, leave equal weights."""
     straight = trainer(phase, data, tmp_path)
