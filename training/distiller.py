@@ -22,7 +22,7 @@ from training.trainer import Trainer
 
 AT_SIGMA_MAX = 0.75  # share of samples made from noise alone; the others from noised pictures, as later steps are
 NOISED_FROM = 2.0  # the least noise of those
-LOOK_AT = (0.2, 8.0)  # noise levels at which the two denoisers are compared, evenly in ln sigma
+LOOK_AT = (0.15, 8.0)  # noise levels at which the two denoisers are compared, evenly in ln sigma
 FAKE_LEVELS = (0.1, 20.0)  # noise levels on which the fake is trained
 FAKE_LEARNING_RATE = 2e-4
 FAKE_AHEAD = 15  # batches that the fake learns before the model moves
