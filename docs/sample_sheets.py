@@ -19,6 +19,7 @@ SHEETS = {"one-step": 1, "two-steps": 2, "four-steps": 4}
 
 
 def main() -> None:
+    """Draws and writes them."""
     info = next(iter(load_infos("bundled").values()))
     count, side = ROWS * COLUMNS, info.image_size
     for name, steps in SHEETS.items():
