@@ -72,9 +72,9 @@ async def check(
 async def test_40_requests_on_a_tiny_model(
     start_server: StartServer, server_environment: dict[str, str], tmp_path: Path
 ) -> None:
-    """Batches of 1 to 8 images, 1 to 8 steps and custom timesteps: the same bytes everywhere."""
+    """Batches of 1 to 16 images, 1 to 8 steps and custom timesteps: the same bytes everywhere."""
     folder = tiny_model(tmp_path / "tiny", "plain", sample_size=16)
-    bodies = random_bodies(40, max_size=8, max_steps=8, seed=3)
+    bodies = random_bodies(40, max_size=16, max_steps=8, seed=3)
     await check(start_server, server_environment, bodies, str(folder), "tiny", tmp_path)
 
 
