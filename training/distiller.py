@@ -76,7 +76,7 @@ class Distiller(Trainer):
     def _make(self) -> tuple[Tensor, Tensor]:
         """Samples `[B, 3, H, W]` with gradient, and their class labels."""
         size = self.phase.batch
-        noised = int(size * (1 - AT_SIGMA_MAX))
+        noised = max(1, int(size * (1 - AT_SIGMA_MAX)))
         pictures, kept = self.data.batch(noised, self.generator, self.device)
         labels = torch.randint(len(CLASSES), (size,), generator=self.generator).to(self.device)
         labels[:noised] = kept

@@ -67,8 +67,6 @@ def test_a_diffusers_that_needs_the_compiler_is_imported_in_the_usual_way() -> N
     run(
         """
 import sys
-
-import pytest
 class NeedsCompiler:
     def find_spec(self, name, path=None, target=None):
         if name == "diffusers.models.unets.unet_2d":
