@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any, Final
 
 from starlette.types import Scope
@@ -13,6 +14,7 @@ __all__ = ["error_object", "speaks_openai", "suits_openai"]
 
 IMAGE_PATHS: Final = frozenset({"/v1/images/generations", "/v1/images/edits"})
 MODELS: Final = "/v1/models"
+VERSION: Final = "/v1/"
 
 TYPES: Final = {401: "authentication_error", 429: "rate_limit_error"}  # else by the hundreds of the status
 CODES: Final = {"unauthorized": "invalid_api_key", "quota-exceeded": "rate_limit_exceeded"}  # else the slug
@@ -23,10 +25,14 @@ def speaks_openai(scope: Scope) -> bool:
     return route_path(scope) in IMAGE_PATHS
 
 
-def suits_openai(scope: Scope) -> bool:
-    """Whether it came to a route that serves OpenAI's clients too: its problem documents carry an `error`."""
+def suits_openai(scope: Scope, status: int) -> bool:
+    """Whether it may come from OpenAI's clients too, so that its problem document carries an `error`.
+
+    That is so under `/v1/models`, and where there is no route: those clients call more than we serve.
+    """
     path = route_path(scope)
-    return path == MODELS or path.startswith(MODELS + "/")
+    unknown = status == HTTPStatus.NOT_FOUND and "route" not in scope and path.startswith(VERSION)
+    return unknown or path == MODELS or path.startswith(MODELS + "/")
 
 
 def error_object(problem: Mapping[str, Any]) -> dict[str, Any]:

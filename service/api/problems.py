@@ -185,7 +185,7 @@ def problem_response(scope: Scope, problem: ProblemError, *, counted: bool = Tru
     body, media_type = document(scope, problem), MEDIA_TYPE
     if speaks_openai(scope):
         body, media_type = {"error": error_object(body)}, "application/json"
-    elif suits_openai(scope):
+    elif suits_openai(scope, problem.status):
         body["error"] = error_object(body)
     return Response(
         msgspec.json.encode(body),

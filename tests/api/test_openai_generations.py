@@ -312,3 +312,13 @@ def test_models(client: openai.OpenAI) -> None:
 def test_previews_are_spread_evenly(partial_images: int, steps: int, shown: list[int], period: int) -> None:
     """They lie before the last step, none twice, and the engine is asked for no more than it takes to meet them."""
     assert preview_steps(partial_images, steps) == (shown, period)
+
+
+def test_a_route_that_is_not_served(client: openai.OpenAI) -> None:
+    """What OpenAI has and we have not is NotFoundError with a code and a sentence; a refused own route has no `error`."""
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.embeddings.create(model="tiny", input="thumbs")
+    assert caught.value.code == "not_found"
+    assert caught.value.body["message"] == "There is nothing at this path."  # type: ignore[index]
+    own = httpx.post(f"{client.base_url}generate", json={"batch_size": 0})
+    assert (own.status_code, "error" in own.json()) == (422, False)
