@@ -315,7 +315,7 @@ def test_previews_are_spread_evenly(partial_images: int, steps: int, shown: list
 
 
 def test_a_route_that_is_not_served(client: openai.OpenAI) -> None:
-    """What OpenAI has and we have not is NotFoundError with a code and a sentence; a refused own route has no `error`."""
+    """What OpenAI has and we have not is NotFoundError with code and sentence; a refused own route has no `error`."""
     with pytest.raises(openai.NotFoundError) as caught:
         client.embeddings.create(model="tiny", input="thumbs")
     assert caught.value.code == "not_found"
