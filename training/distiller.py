@@ -22,8 +22,7 @@ from training.trainer import Trainer
 
 AT_SIGMA_MAX = 0.75  # share of samples made from noise alone; the others from noised pictures, as later steps are
 NOISED_FROM = 2.0  # the least noise of those
-LOOK_AT = (0.15, 8.0)  # noise levels at which the two denoisers are compared, evenly in ln sigma
-FAKE_LEVELS = (0.1, 20.0)  # noise levels on which the fake is trained
+LOOK_FROM = 0.1  # the least noise at which the denoisers look at samples
 FAKE_LEARNING_RATE = 2e-4
 FAKE_AHEAD = 15  # batches that the fake learns before the model moves
 MATCHING, TUNING = 20.0, 0.005  # weights of the two losses
@@ -59,19 +58,13 @@ class Distiller(Trainer):
         for _ in range(FAKE_AHEAD):
             with torch.no_grad():
                 samples, labels = self._make()
-            self._teach_fake(samples, labels)
+            self._look(samples, labels)
 
     def loss(self) -> Tensor:
         """Of new samples: its gradient is what matching and tuning ask for, its value says little."""
         samples, labels = self._make()
-        made = samples.detach()
-        with torch.no_grad():
-            sigma = self._log_uniform(len(made), *LOOK_AT)
-            noisy = made + sigma.view(-1, 1, 1, 1) * self._noise(made.shape)
-            real, fake = (look(noisy, sigma, labels) for look in (self.teacher_denoise, self.fake_denoise))
-        loss = MATCHING * matching_loss(samples, real, fake).mean() + TUNING * self._tuning_loss().mean()
-        self._teach_fake(made, labels)
-        return loss
+        real, fake = self._look(samples.detach(), labels)
+        return MATCHING * matching_loss(samples, real, fake).mean() + TUNING * self._tuning_loss().mean()
 
     def _make(self) -> tuple[Tensor, Tensor]:
         """Samples `[B, 3, H, W]` with gradient, and their class labels."""
@@ -81,20 +74,25 @@ class Distiller(Trainer):
         labels = torch.randint(len(CLASSES), (size,), generator=self.generator).to(self.device)
         labels[:noised] = kept
         sigma = torch.full((size,), SIGMA_MAX, device=self.device)
-        sigma[:noised] = self._log_uniform(noised, NOISED_FROM, SIGMA_MAX)
+        place = torch.rand(noised, generator=self.generator).to(self.device)
+        sigma[:noised] = NOISED_FROM * (SIGMA_MAX / NOISED_FROM) ** place
         x = self._noise((size, *pictures.shape[1:])) * sigma.view(-1, 1, 1, 1)
         x[:noised] += pictures
         return self.denoise(x.contiguous(memory_format=torch.channels_last), sigma, labels), labels
 
-    def _teach_fake(self, samples: Tensor, labels: Tensor) -> None:
-        """One step of the denoising loss on samples."""
-        sigma = draw_sigma(len(samples), self.phase, self.generator).clamp(*FAKE_LEVELS).to(self.device)
-        loss = denoising_loss(self.fake_denoise, samples, labels, sigma, self._noise(samples.shape)).mean()
-        loss.backward()
+    def _look(self, samples: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """What the teacher and the fake make of noised samples `[B, 3, H, W]`; the fake then learns from its own."""
+        sigma = draw_sigma(len(samples), self.phase, self.generator).clamp(min=LOOK_FROM).to(self.device)
+        noisy = samples + sigma.view(-1, 1, 1, 1) * self._noise(samples.shape)
+        with torch.no_grad():
+            real = self.teacher_denoise(noisy, sigma, labels)
+        fake = self.fake_denoise(noisy, sigma, labels)
+        denoising_loss(fake, samples, sigma).mean().backward()
         torch.nn.utils.clip_grad_norm_(self.fake.parameters(), self.largest_gradient)
         self.fake_optimizer.step()
         self.fake_optimizer.zero_grad(set_to_none=True)
         silence(self.fake, self.silent)
+        return real, fake.detach()
 
     def _tuning_loss(self) -> Tensor:
         """Of rows of real pictures, as in the first stage of tuning."""
@@ -106,10 +104,6 @@ class Distiller(Trainer):
 
     def _noise(self, shape: torch.Size | tuple[int, ...]) -> Tensor:
         return torch.randn(shape, generator=self.generator).to(self.device)
-
-    def _log_uniform(self, size: int, low: float, high: float) -> Tensor:
-        place = torch.rand(size, generator=self.generator).to(self.device)
-        return low * (high / low) ** place
 
     def state(self) -> dict[str, Any]:
         """The model's, and the fake's."""

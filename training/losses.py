@@ -36,9 +36,8 @@ def pseudo_huber(difference: Tensor) -> Tensor:
     return (flat.square().sum(1) + c**2).sqrt() - c
 
 
-def denoising_loss(denoise: Denoiser, x0: Tensor, labels: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
-    """Loss of each row `[B]`: squared error per value, weighted to be of the order of one everywhere."""
-    denoised = denoise(x0 + noise * sigma.view(-1, 1, 1, 1), sigma, labels)
+def denoising_loss(denoised: Tensor, x0: Tensor, sigma: Tensor) -> Tensor:
+    """Loss of each row `[B]` of estimates at sigma: squared error per value, weighted to be of the order of one."""
     weight = (sigma**2 + SIGMA_DATA**2) / (sigma * SIGMA_DATA) ** 2
     return weight * (denoised - x0).square().flatten(1).mean(1)
 

@@ -55,7 +55,7 @@ class PhaseSettings:
 class Recipe:
     """A network and its phases. `scratch` is consistency training without pre-training.
 
-    In `distill`, images are samples, and the noise levels are those on which the fake denoiser learns.
+    In `distill`, images are samples, and the noise levels are those at which the two denoisers look at them.
     """
 
     network: NetworkSettings

@@ -70,11 +70,11 @@ class Trainer:
         phase, size = self.phase, self.phase.batch
         x0, labels = self.data.batch(size, self.generator, self.device)
         x0 = x0.contiguous(memory_format=torch.channels_last)
-        sigma = draw_sigma(size, phase, self.generator)
+        t = draw_sigma(size, phase, self.generator).to(self.device)
         noise = torch.randn(x0.shape, generator=self.generator).to(self.device)
         if self.name == "pretrain":
-            return denoising_loss(self.denoise, x0, labels, sigma.to(self.device), noise).mean()
-        t = sigma.to(self.device)
+            denoised = self.denoise(x0 + noise * t.view(-1, 1, 1, 1), t, labels)
+            return denoising_loss(denoised, x0, t).mean()
         r = nearer_sigma(t, stage_of(self.images, phase), phase.q)
         return consistency_loss(self.denoise, x0, labels, t, r, noise, phase.weighting == "balanced").mean()
 
