@@ -319,6 +319,6 @@ def test_a_route_that_is_not_served(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as caught:
         client.embeddings.create(model="tiny", input="thumbs")
     assert caught.value.code == "not_found"
-    assert caught.value.body["message"] == "There is nothing at this path."  # type: ignore[index]
+    assert caught.value.response.json()["error"]["message"] == "There is nothing at this path."
     own = httpx.post(f"{client.base_url}generate", json={"batch_size": 0})
     assert (own.status_code, "error" in own.json()) == (422, False)
