@@ -8,23 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import httpx
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from benchmarks.serving import Service
+from tests.browser.conftest import CHROMIUM, FLAGS, PATIENCE
+from tests.browser.driving import go, idle, set_range
 
 OUT = Path(__file__).parent / "images"
-PATIENCE = 60_000  # milliseconds
-
-
-def idle(page: Page) -> None:
-    """Waits until nothing is under way."""
-    expect(page.locator("#stage")).to_have_attribute("aria-busy", "false", timeout=PATIENCE)
-
-
-def set_range(page: Page, name: str, value: int) -> None:
-    """Moves a slider."""
-    page.locator(f"#{name}").fill(str(value))
-    page.locator(f"#{name}").dispatch_event("change")
 
 
 def repaint(browser: Browser, url: str) -> None:
@@ -32,7 +22,7 @@ def repaint(browser: Browser, url: str) -> None:
     picture = httpx.get(f"{url}/v1/images/avatars-32/personas/7.png?steps=4", timeout=60).raise_for_status().content
     page = browser.new_page(viewport={"width": 1040, "height": 760})
     page.goto(f"{url}/#edit")
-    expect(page.locator("#class")).not_to_have_value("any", timeout=PATIENCE)
+    expect(page.locator("#class")).not_to_have_value("any")
     idle(page)
     page.set_input_files("#file", {"name": "persona.png", "mimeType": "image/png", "buffer": picture})
     page.select_option("#class", label="personas")
@@ -45,8 +35,7 @@ def repaint(browser: Browser, url: str) -> None:
     for across, act in ((0.25, page.mouse.down), (0.75, page.mouse.up)):
         page.mouse.move(box["x"] + box["width"] * across, box["y"] + box["height"] * 0.25, steps=8)
         act()
-    page.click("#go")
-    idle(page)
+    go(page)
     page.screenshot(path=OUT / "page-desktop.png")
 
 
@@ -58,18 +47,16 @@ def create(browser: Browser, url: str) -> None:
     page.fill("#seed", "21")
     set_range(page, "batch", 4)
     set_range(page, "steps", 4)
-    page.click("#go")
-    idle(page)
+    go(page)
     page.evaluate("scrollTo(0, 0)")
     page.screenshot(path=OUT / "page-phone.png")
 
 
 def main() -> None:
     """Serves the bundled model, opens the page twice, and writes what it shows."""
+    expect.set_options(timeout=PATIENCE)
     with Service("--model", "bundled") as service, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path="/usr/bin/chromium", headless=True, args=["--no-sandbox", "--disable-gpu"]
-        )
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
         repaint(browser, service.url)
         create(browser, service.url)
         browser.close()
