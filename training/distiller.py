@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from training.critic import Critic, Eye, hinge, pull
 from training.data import Avatars
 from training.losses import consistency_loss, denoising_loss, draw_sigma, nearer_sigma
 from training.network import SIGMA_MAX, build_unet, denoiser, silence
@@ -24,8 +25,10 @@ AT_SIGMA_MAX = 0.75  # share of samples made from noise alone; the others from n
 NOISED_FROM = 2.0  # the least noise of those
 LOOK_FROM = 0.1  # the least noise at which the denoisers look at samples
 FAKE_LEARNING_RATE = 2e-4
-FAKE_AHEAD = 15  # batches that the fake learns before the model moves
+CRITIC_LEARNING_RATE = 2e-4
+FAKE_LOOKS = 2  # how often the fake learns from a batch
 MATCHING, TUNING = 20.0, 0.005  # weights of the two losses
+CRITIC = 0.7  # the critic's pull on a batch as a share of the matching one
 TUNING_ROWS = 0.2  # of a batch, besides it
 
 
@@ -35,17 +38,28 @@ class Distiller(Trainer):
     largest_gradient: float = 1.0
 
     def __init__(
-        self, recipe: Recipe, data: Avatars, run: Path, device: str, bf16: bool, teacher: dict[str, Tensor]
+        self,
+        recipe: Recipe,
+        data: Avatars,
+        run: Path,
+        device: str,
+        bf16: bool,
+        compiled: bool,
+        teacher: dict[str, Tensor],
     ) -> None:
-        super().__init__(recipe, "distill", data, run, device, bf16)
+        super().__init__(recipe, "distill", data, run, device, bf16)  # tuning has rows of any number: not compiled
+        self.make = denoiser(self.unet, bf16, compiled)
         networks = [build_unet(recipe.network).to(device, memory_format=torch.channels_last) for _ in range(2)]
         for network in networks:
             network.load_state_dict(teacher)
             silence(network, self.silent)
-        known, self.fake = networks[0].eval().requires_grad_(False), networks[1]
-        self.teacher_denoise, self.fake_denoise = denoiser(known, bf16), denoiser(self.fake, bf16)
+        eye, self.fake = Eye(networks[0].eval().requires_grad_(False), bf16), networks[1]
+        self.critic = Critic(eye.channels, len(CLASSES)).to(device)
+        self.eye = torch.compile(eye) if compiled else eye
+        self.fake_denoise = denoiser(self.fake, bf16, compiled)
         self.optimizer = self._adam(self.unet, self.phase.learning_rate)
         self.fake_optimizer = self._adam(self.fake, FAKE_LEARNING_RATE)
+        self.critic_optimizer = self._adam(self.critic, CRITIC_LEARNING_RATE)
 
     @staticmethod
     def _adam(network: torch.nn.Module, learning_rate: float) -> torch.optim.Optimizer:
@@ -53,18 +67,21 @@ class Distiller(Trainer):
         return torch.optim.AdamW(network.parameters(), lr=learning_rate, betas=(0.5, 0.99), weight_decay=0)
 
     def start_from(self, weights: dict[str, Tensor]) -> None:
-        """Begins with these weights, and lets the fake learn what they make."""
+        """Begins with these weights, and lets the fake and the critic learn what they make."""
         super().start_from(weights)
-        for _ in range(FAKE_AHEAD):
+        for _ in range(self.phase.ahead):
             with torch.no_grad():
                 samples, labels = self._make()
             self._look(samples, labels)
 
     def loss(self) -> Tensor:
-        """Of new samples: its gradient is what matching and tuning ask for, its value says little."""
+        """Of new samples: its gradient is what matching, critic and tuning ask for, its value says little."""
         samples, labels = self._make()
-        real, fake = self._look(samples.detach(), labels)
-        return MATCHING * matching_loss(samples, real, fake).mean() + TUNING * self._tuning_loss().mean()
+        direction = self._look(samples.detach(), labels)
+        for _ in range(1, FAKE_LOOKS):
+            sigma = self._levels(len(samples))
+            self._teach_fake(samples.detach(), self._noised(samples.detach(), sigma), sigma, labels)
+        return MATCHING * (samples * direction).mean() + TUNING * self._tuning_loss().mean()
 
     def _make(self) -> tuple[Tensor, Tensor]:
         """Samples `[B, 3, H, W]` with gradient, and their class labels."""
@@ -78,21 +95,44 @@ class Distiller(Trainer):
         sigma[:noised] = NOISED_FROM * (SIGMA_MAX / NOISED_FROM) ** place
         x = self._noise((size, *pictures.shape[1:])) * sigma.view(-1, 1, 1, 1)
         x[:noised] += pictures
-        return self.denoise(x.contiguous(memory_format=torch.channels_last), sigma, labels), labels
+        return self.make(x.contiguous(memory_format=torch.channels_last), sigma, labels), labels
 
-    def _look(self, samples: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """What the teacher and the fake make of noised samples `[B, 3, H, W]`; the fake then learns from its own."""
-        sigma = draw_sigma(len(samples), self.phase, self.generator).clamp(min=LOOK_FROM).to(self.device)
-        noisy = samples + sigma.view(-1, 1, 1, 1) * self._noise(samples.shape)
-        with torch.no_grad():
-            real = self.teacher_denoise(noisy, sigma, labels)
+    def _look(self, samples: Tensor, labels: Tensor) -> Tensor:
+        """Against which direction samples `[B, 3, H, W]` should move; the fake and the critic then learn from them."""
+        sigma = self._levels(len(samples))
+        noisy = self._noised(samples, sigma).requires_grad_()
+        real, seen = self.eye(noisy, sigma, labels)
+        by_critic = pull(self.critic(seen, labels), noisy)
+        fake = self._teach_fake(samples, noisy.detach(), sigma, labels)
+        self._teach_critic([f.detach() for f in seen], labels, sigma)
+        matching = matching_direction(samples, real.detach(), fake)
+        return matching + CRITIC * by_critic * (matching.norm() / by_critic.norm().clamp(min=1e-12))
+
+    def _teach_fake(self, samples: Tensor, noisy: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
+        """One step of the fake; its estimates `[B, 3, H, W]` before it."""
         fake = self.fake_denoise(noisy, sigma, labels)
         denoising_loss(fake, samples, sigma).mean().backward()
         torch.nn.utils.clip_grad_norm_(self.fake.parameters(), self.largest_gradient)
         self.fake_optimizer.step()
         self.fake_optimizer.zero_grad(set_to_none=True)
         silence(self.fake, self.silent)
-        return real, fake.detach()
+        return fake.detach()
+
+    def _teach_critic(self, made: list[Tensor], labels: Tensor, sigma: Tensor) -> None:
+        """One step of the critic, with as many avatars at the same noise levels."""
+        pictures, kept = self.data.batch(len(labels), self.generator, self.device)
+        with torch.no_grad():
+            seen = self.eye(self._noised(pictures, sigma), sigma, kept)[1]
+        hinge(self.critic(seen, kept), self.critic(made, labels)).backward()
+        self.critic_optimizer.step()
+        self.critic_optimizer.zero_grad(set_to_none=True)
+
+    def _levels(self, size: int) -> Tensor:
+        return draw_sigma(size, self.phase, self.generator).clamp(min=LOOK_FROM).to(self.device)
+
+    def _noised(self, x: Tensor, sigma: Tensor) -> Tensor:
+        noisy = x + sigma.view(-1, 1, 1, 1) * self._noise(x.shape)
+        return noisy.contiguous(memory_format=torch.channels_last)
 
     def _tuning_loss(self) -> Tensor:
         """Of rows of real pictures, as in the first stage of tuning."""
@@ -105,21 +145,28 @@ class Distiller(Trainer):
     def _noise(self, shape: torch.Size | tuple[int, ...]) -> Tensor:
         return torch.randn(shape, generator=self.generator).to(self.device)
 
+    def _others(self) -> dict[str, torch.nn.Module | torch.optim.Optimizer]:
+        """What learns beside the model, by its name in the state."""
+        return {
+            "fake": self.fake,
+            "fake_optimizer": self.fake_optimizer,
+            "critic": self.critic,
+            "critic_optimizer": self.critic_optimizer,
+        }
+
     def state(self) -> dict[str, Any]:
-        """The model's, and the fake's."""
-        fake = {"fake": self.fake.state_dict(), "fake_optimizer": self.fake_optimizer.state_dict()}
-        return super().state() | fake
+        """The model's, the fake's and the critic's."""
+        return super().state() | {name: part.state_dict() for name, part in self._others().items()}
 
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
-        self.fake.load_state_dict(state["fake"])
-        self.fake_optimizer.load_state_dict(state["fake_optimizer"])
+        for name, part in self._others().items():
+            part.load_state_dict(state[name])
 
 
-def matching_loss(samples: Tensor, real: Tensor, fake: Tensor) -> Tensor:
-    """Loss of each row `[B]` whose gradient is (fake - real) / |sample - real| for every value, in means of a row.
+def matching_direction(samples: Tensor, real: Tensor, fake: Tensor) -> Tensor:
+    """(fake - real) / |sample - real| for every value `[B, C, H, W]`: minus is towards real.
 
-    `real` and `fake` are the two denoisers' estimates `[B, C, H, W]`, without gradient.
+    `real` and `fake` are the two denoisers' estimates; the divisor is a mean of the row.
     """
-    scale = (samples.detach() - real).abs().mean((1, 2, 3), keepdim=True).clamp(min=0.02)
-    return (samples * (fake - real) / scale).mean((1, 2, 3))
+    return (fake - real) / (samples - real).abs().mean((1, 2, 3), keepdim=True).clamp(min=0.02)

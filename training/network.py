@@ -46,14 +46,20 @@ def boundary_scalings(sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return c_skip, (sigma - SIGMA_MIN) * SIGMA_DATA * c_in, c_in
 
 
-def denoiser(unet: torch.nn.Module, autocast: bool = False) -> Denoiser:
-    """`(x, sigma [B], class_labels) -> x0 estimate`; only the network runs in bfloat16, if asked."""
+def network_time(sigma: Tensor) -> Tensor:
+    """What diffusers passes to the network as its timestep: 250 ln sigma, float32 `[B]`."""
+    return (250 * sigma.double().log()).float()
+
+
+def denoiser(unet: torch.nn.Module, autocast: bool = False, compiled: bool = False) -> Denoiser:
+    """`(x, sigma [B], class_labels) -> x0 estimate`; only the network runs in bfloat16 or compiled, if asked."""
+    network = torch.compile(unet) if compiled else unet
 
     def denoise(x: Tensor, sigma: Tensor, class_labels: Tensor) -> Tensor:
         c_skip, c_out, c_in = (c.view(-1, 1, 1, 1) for c in boundary_scalings(sigma))
-        time = (250 * sigma.double().log()).float()
+        time = network_time(sigma)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
-            output = unet(x * c_in, time, class_labels=class_labels).sample
+            output = network(x * c_in, time, class_labels=class_labels).sample
         return c_skip * x + c_out * output.float()
 
     return denoise

@@ -49,6 +49,7 @@ class PhaseSettings:
     first_stage: int = 0
     q: float = 4.0
     weighting: Weighting = "gap"
+    ahead: int = 0  # distillation: batches that the fake and the critic learn before the model moves
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ PRESETS: dict[str, Recipe] = {
         network=NetworkSettings(64, (64, 128, 192, 192), attention_at=(16, 8)),
         pretrain=PhaseSettings(1_700_000, 256, 1e-3, 1000, 0.9995, p_mean=-0.8, p_std=1.4),
         tune=PhaseSettings(1_000_000, 256, 3e-4, 200, 0.9995, p_mean=-1.1, p_std=2.0, stages=4),
-        distill=PhaseSettings(200_000, 256, 5e-5, 50, 0.998, p_mean=-0.1, p_std=1.2),
+        distill=PhaseSettings(200_000, 256, 5e-5, 50, 0.998, p_mean=-0.1, p_std=1.2, ahead=100),
         scratch=PhaseSettings(3_000_000, 256, 4e-4, 1000, 0.9995, p_mean=-1.1, p_std=2.0, stages=4),
     ),
     # For a few CPU cores. Few images, so tuning looks at high noise more often and weighs it as much as low
@@ -98,7 +99,7 @@ PRESETS: dict[str, Recipe] = {
         network=NetworkSettings(32, (32, 96, 192), attention_at=(8,)),
         pretrain=PhaseSettings(154_000, 64, 1e-3, 200, 0.999, p_mean=-0.8, p_std=1.4),
         tune=PhaseSettings(100_000, 64, 2e-4, 20, 0.999, p_mean=0.5, p_std=1.8, stages=2, weighting="balanced"),
-        distill=PhaseSettings(9_600, 32, 1e-4, 10, 0.98, p_mean=-0.1, p_std=1.2),
+        distill=PhaseSettings(40_000, 32, 1e-4, 10, 0.995, p_mean=-0.1, p_std=1.2, ahead=100),
         scratch=PhaseSettings(250_000, 64, 4e-4, 200, 0.999, p_mean=0.5, p_std=1.8, stages=2, weighting="balanced"),
     ),
     # Every part in miniature, to see that it runs.
@@ -108,7 +109,7 @@ PRESETS: dict[str, Recipe] = {
         ),
         pretrain=PhaseSettings(3_200, 32, 2e-3, 20, 0.98, p_mean=-0.8, p_std=1.4),
         tune=PhaseSettings(1_600, 32, 1e-3, 10, 0.98, p_mean=0.5, p_std=1.8, weighting="balanced"),
-        distill=PhaseSettings(320, 16, 1e-4, 5, 0.9, p_mean=-0.1, p_std=1.2),
+        distill=PhaseSettings(320, 16, 1e-4, 5, 0.9, p_mean=-0.1, p_std=1.2, ahead=5),
         scratch=PhaseSettings(1_600, 32, 1e-3, 10, 0.98, p_mean=0.5, p_std=1.8, weighting="balanced"),
     ),
 }

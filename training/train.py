@@ -71,7 +71,7 @@ def starting_weights(args: argparse.Namespace) -> dict[str, torch.Tensor] | None
 
 def changed(phase: PhaseSettings, args: argparse.Namespace) -> dict[str, Any]:
     """Settings given on the command line, by their names."""
-    names = ("images", "batch", "learning_rate", "p_mean", "p_std", "stages", "first_stage", "weighting")
+    names = ("images", "batch", "learning_rate", "ema", "p_mean", "p_std", "stages", "first_stage", "weighting")
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
@@ -89,10 +89,11 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--sheet-every", type=float, default=300)
     result.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     result.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=None)
+    result.add_argument("--compile", action="store_true", help="the network compiled: needs a C++ compiler")
     result.add_argument("--threads", type=int)
     for name in ("images", "batch", "stages", "first_stage"):
         result.add_argument(f"--{name.replace('_', '-')}", type=int)
-    for name in ("learning_rate", "p_mean", "p_std"):
+    for name in ("learning_rate", "ema", "p_mean", "p_std"):
         result.add_argument(f"--{name.replace('_', '-')}", type=float)
     result.add_argument("--weighting", choices=["gap", "balanced"])
     return result
@@ -112,9 +113,9 @@ def main(argv: list[str] | None = None) -> None:
     data = Avatars(args.data, "train")
     if args.phase == "distill":
         teacher = load_weights(args.teacher or args.run / "pretrain.safetensors")
-        trainer: Trainer = Distiller(recipe, data, args.run, args.device, bf16, teacher)
+        trainer: Trainer = Distiller(recipe, data, args.run, args.device, bf16, args.compile, teacher)
     else:
-        trainer = Trainer(recipe, args.phase, data, args.run, args.device, bf16)
+        trainer = Trainer(recipe, args.phase, data, args.run, args.device, bf16, args.compile)
     if not trainer.resume() and (weights := starting_weights(args)) is not None:
         trainer.start_from(weights)
     print(json.dumps({"phase": args.phase, "from": trainer.images, "to": trainer.phase.images}), flush=True)

@@ -23,13 +23,15 @@ class Trainer:
 
     largest_gradient: float | None = None  # norm to which gradients are clipped
 
-    def __init__(self, recipe: Recipe, name: Phase, data: Avatars, run: Path, device: str, bf16: bool) -> None:
+    def __init__(
+        self, recipe: Recipe, name: Phase, data: Avatars, run: Path, device: str, bf16: bool, compiled: bool = False
+    ) -> None:
         self.recipe, self.name, self.phase = recipe, name, recipe.phase(name)
         self.data, self.run, self.device = data, run, device
         self.unet = build_unet(recipe.network).to(device, memory_format=torch.channels_last)
         self.silent = silent_time_columns(self.unet, recipe.network.time_cutoff)
         silence(self.unet, self.silent)
-        self.denoise = denoiser(self.unet, autocast=bf16)
+        self.denoise = denoiser(self.unet, bf16, compiled)
         self.average = MovingAverage(self.unet)
         self.optimizer = torch.optim.AdamW(
             self.unet.parameters(), lr=self.phase.learning_rate, betas=(0.9, 0.99), weight_decay=0.01

@@ -37,7 +37,7 @@ def trainer(phase: Phase, data: Avatars, run: Path) -> Trainer:
     recipe = PRESETS["smoke"].with_phase(phase, images=64, batch=8)
     if phase == "distill":
         teacher = dict(build_unet(recipe.network).state_dict())
-        return Distiller(recipe, data, run, "cpu", bf16=False, teacher=teacher)
+        return Distiller(recipe, data, run, "cpu", bf16=False, compiled=False, teacher=teacher)
     return Trainer(recipe, phase, data, run, "cpu", bf16=False)
 
 
