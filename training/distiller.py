@@ -23,7 +23,7 @@ from training.trainer import Trainer
 
 AT_SIGMA_MAX = 0.75  # share of samples made from noise alone; the others from noised pictures, as later steps are
 NOISED_FROM = 2.0  # the least noise of those
-LOOK_FROM = 0.1  # the least noise at which the denoisers look at samples
+LOOK_FROM = 0.05  # the least noise at which the denoisers look at samples
 FAKE_LEARNING_RATE = 2e-4
 CRITIC_LEARNING_RATE = 2e-4
 FAKE_LOOKS = 2  # how often the fake learns from a batch

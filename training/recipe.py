@@ -99,7 +99,7 @@ PRESETS: dict[str, Recipe] = {
         network=NetworkSettings(32, (32, 96, 192), attention_at=(8,)),
         pretrain=PhaseSettings(154_000, 64, 1e-3, 200, 0.999, p_mean=-0.8, p_std=1.4),
         tune=PhaseSettings(100_000, 64, 2e-4, 20, 0.999, p_mean=0.5, p_std=1.8, stages=2, weighting="balanced"),
-        distill=PhaseSettings(40_000, 32, 1e-4, 10, 0.995, p_mean=-0.1, p_std=1.2, ahead=100),
+        distill=PhaseSettings(26_400, 32, 2.5e-4, 10, 0.99, p_mean=-1.0, p_std=1.1, ahead=100),
         scratch=PhaseSettings(250_000, 64, 4e-4, 200, 0.999, p_mean=0.5, p_std=1.8, stages=2, weighting="balanced"),
     ),
     # Every part in miniature, to see that it runs.
