@@ -17,12 +17,12 @@ from torch import Tensor
 from training.critic import Critic, Eye, hinge, pull
 from training.data import Avatars
 from training.losses import consistency_loss, denoising_loss, draw_sigma, nearer_sigma
-from training.network import SIGMA_MAX, build_unet, denoiser, silence
+from training.network import build_unet, denoiser, silence
 from training.recipe import CLASSES, Recipe
+from training.starts import draw_starts
 from training.trainer import Trainer
 
-AT_SIGMA_MAX = 0.75  # share of samples made from noise alone; the others from noised pictures, as later steps are
-NOISED_FROM = 2.0  # the least noise of those
+NOISED_FROM = 2.0  # the least noise of samples that begin at noised pictures
 LOOK_FROM = 0.05  # the least noise at which the denoisers look at samples
 FAKE_LEARNING_RATE = 2e-4
 CRITIC_LEARNING_RATE = 2e-4
@@ -85,17 +85,8 @@ class Distiller(Trainer):
 
     def _make(self) -> tuple[Tensor, Tensor]:
         """Samples `[B, 3, H, W]` with gradient, and their class labels."""
-        size = self.phase.batch
-        noised = max(1, int(size * (1 - AT_SIGMA_MAX)))
-        pictures, kept = self.data.batch(noised, self.generator, self.device)
-        labels = torch.randint(len(CLASSES), (size,), generator=self.generator).to(self.device)
-        labels[:noised] = kept
-        sigma = torch.full((size,), SIGMA_MAX, device=self.device)
-        place = torch.rand(noised, generator=self.generator).to(self.device)
-        sigma[:noised] = NOISED_FROM * (SIGMA_MAX / NOISED_FROM) ** place
-        x = self._noise((size, *pictures.shape[1:])) * sigma.view(-1, 1, 1, 1)
-        x[:noised] += pictures
-        return self.make(x.contiguous(memory_format=torch.channels_last), sigma, labels), labels
+        x, sigma, labels = draw_starts(self.data, self.phase.batch, NOISED_FROM, self.generator, self.device)
+        return self.make(x, sigma, labels), labels
 
     def _look(self, samples: Tensor, labels: Tensor) -> Tensor:
         """Against which direction samples `[B, 3, H, W]` should move; the fake and the critic then learn from them."""

@@ -17,7 +17,7 @@ CLASSES = (
     "pixel-art",
     "thumbs",
 )
-Phase = Literal["pretrain", "tune", "distill", "scratch"]
+Phase = Literal["pretrain", "tune", "distill", "polish", "scratch"]
 Weighting = Literal["gap", "balanced"]
 
 
@@ -63,6 +63,7 @@ class Recipe:
     pretrain: PhaseSettings
     tune: PhaseSettings
     distill: PhaseSettings
+    polish: PhaseSettings
     scratch: PhaseSettings
 
     def phase(self, name: Phase) -> PhaseSettings:
@@ -71,6 +72,7 @@ class Recipe:
             "pretrain": self.pretrain,
             "tune": self.tune,
             "distill": self.distill,
+            "polish": self.polish,
             "scratch": self.scratch,
         }
         return phases[name]
@@ -91,6 +93,7 @@ PRESETS: dict[str, Recipe] = {
         pretrain=PhaseSettings(1_700_000, 256, 1e-3, 1000, 0.9995, p_mean=-0.8, p_std=1.4),
         tune=PhaseSettings(1_000_000, 256, 3e-4, 200, 0.9995, p_mean=-1.1, p_std=2.0, stages=4),
         distill=PhaseSettings(200_000, 256, 5e-5, 50, 0.998, p_mean=-0.1, p_std=1.2, ahead=100),
+        polish=PhaseSettings(200_000, 256, 2e-4, 50, 0.998, p_mean=0, p_std=1),
         scratch=PhaseSettings(3_000_000, 256, 4e-4, 1000, 0.9995, p_mean=-1.1, p_std=2.0, stages=4),
     ),
     # For a few CPU cores. Few images, so tuning looks at high noise more often and weighs it as much as low
@@ -100,6 +103,7 @@ PRESETS: dict[str, Recipe] = {
         pretrain=PhaseSettings(154_000, 64, 1e-3, 200, 0.999, p_mean=-0.8, p_std=1.4),
         tune=PhaseSettings(100_000, 64, 2e-4, 20, 0.999, p_mean=0.5, p_std=1.8, stages=2, weighting="balanced"),
         distill=PhaseSettings(26_400, 32, 2.5e-4, 10, 0.99, p_mean=-1.0, p_std=1.1, ahead=100),
+        polish=PhaseSettings(40_000, 16, 2e-4, 20, 0.995, p_mean=0, p_std=1),
         scratch=PhaseSettings(250_000, 64, 4e-4, 200, 0.999, p_mean=0.5, p_std=1.8, stages=2, weighting="balanced"),
     ),
     # Every part in miniature, to see that it runs.
@@ -110,6 +114,7 @@ PRESETS: dict[str, Recipe] = {
         pretrain=PhaseSettings(3_200, 32, 2e-3, 20, 0.98, p_mean=-0.8, p_std=1.4),
         tune=PhaseSettings(1_600, 32, 1e-3, 10, 0.98, p_mean=0.5, p_std=1.8, weighting="balanced"),
         distill=PhaseSettings(320, 16, 1e-4, 5, 0.9, p_mean=-0.1, p_std=1.2, ahead=5),
+        polish=PhaseSettings(320, 16, 1e-4, 5, 0.9, p_mean=0, p_std=1),
         scratch=PhaseSettings(1_600, 32, 1e-3, 10, 0.98, p_mean=0.5, p_std=1.8, weighting="balanced"),
     ),
 }

@@ -1,4 +1,4 @@
-"""The whole recipe in miniature: render, train, tune, distill, evaluate, save, serve. Under five minutes on a CPU.
+"""The whole recipe in miniature, from rendering to a served picture. Under five minutes on a CPU.
 
     python -m training.smoke --out out/train-smoke
 
@@ -101,7 +101,9 @@ def main(argv: list[str] | None = None) -> None:
     say("tuned", began)
     train.main([*common, "--phase", "distill"])
     say("distilled", began)
-    export.main(["--preset", "smoke", "--weights", str(run / "distill.safetensors"), "--out", str(folder)])
+    train.main([*common, "--phase", "polish"])
+    say("polished", began)
+    export.main(["--preset", "smoke", "--weights", str(run / "polish.safetensors"), "--out", str(folder)])
     arguments = ["--pipeline", str(folder), "--data", str(data), "--out", str(out / "results.json")]
     arguments += ["--teacher", str(run / "pretrain.safetensors"), "--preset", "smoke", "--cache", str(out / "cache")]
     arguments += ["--n", str(N), "--steps", "1", "2", "--epochs", "3", "--device", "cpu"]

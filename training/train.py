@@ -3,6 +3,7 @@
     python -m training.train --preset 32 --phase pretrain --data training/data/32 --run training/runs/32
     python -m training.train --preset 32 --phase tune     --data training/data/32 --run training/runs/32
     python -m training.train --preset 32 --phase distill  --data training/data/32 --run training/runs/32
+    python -m training.train --preset 32 --phase polish   --data training/data/32 --run training/runs/32
 
 Leaves `<phase>.safetensors` (the averaged weights, float32) and sample sheets in the run's folder. `--seconds`
 ends a call early, `--images` changes the length of the phase, `--init` starts from a pipeline folder.
@@ -14,7 +15,7 @@ import argparse
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from diffusers import UNet2DModel
@@ -22,7 +23,8 @@ from diffusers import UNet2DModel
 from training.data import Avatars
 from training.distiller import Distiller
 from training.losses import stage_of
-from training.recipe import PRESETS, PhaseSettings
+from training.polisher import Polisher
+from training.recipe import PRESETS, Phase, PhaseSettings
 from training.state import load_weights
 from training.trainer import Trainer
 
@@ -65,7 +67,7 @@ def starting_weights(args: argparse.Namespace) -> dict[str, torch.Tensor] | None
             args.init, subfolder="unet", torch_dtype=torch.float32, low_cpu_mem_usage=False
         )
         return dict(unet.state_dict())
-    before = {"tune": "pretrain", "distill": "tune"}.get(args.phase)
+    before = {"tune": "pretrain", "distill": "tune", "polish": "distill"}.get(args.phase)
     return load_weights(args.run / f"{before}.safetensors") if before else None
 
 
@@ -79,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = argparse.ArgumentParser(prog="training.train", description=__doc__.splitlines()[0])
     result.add_argument("--preset", choices=sorted(PRESETS), required=True)
-    result.add_argument("--phase", choices=["pretrain", "tune", "distill", "scratch"], required=True)
+    result.add_argument("--phase", choices=list(get_args(Phase)), required=True)
     result.add_argument("--data", type=Path, required=True)
     result.add_argument("--run", type=Path, required=True)
     result.add_argument("--init", type=Path, help="a pipeline folder to start from")
@@ -114,6 +116,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.phase == "distill":
         teacher = load_weights(args.teacher or args.run / "pretrain.safetensors")
         trainer: Trainer = Distiller(recipe, data, args.run, args.device, bf16, args.compile, teacher)
+    elif args.phase == "polish":
+        trainer = Polisher(recipe, data, args.run, args.device, bf16, args.compile)
     else:
         trainer = Trainer(recipe, args.phase, data, args.run, args.device, bf16, args.compile)
     if not trainer.resume() and (weights := starting_weights(args)) is not None:

@@ -1,0 +1,72 @@
+"""The polish after distillation: the same pictures without their grain.
+
+A model of few steps leaves grain in areas that should be flat, far below the contrast of the drawing. The weights at
+the phase's start are kept as they are; what they make of some noise, after an edge-preserving filter, is what the model
+should make of the same noise. Targets do not move with the model, so nothing can fade or oscillate.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from training.data import Avatars
+from training.network import build_unet, denoiser
+from training.recipe import Recipe
+from training.starts import draw_starts
+from training.trainer import Trainer
+
+NOISED_FROM = 0.2  # the least noise of starts that are noised pictures
+PASSES = 2  # of the filter
+
+
+class Polisher(Trainer):
+    """Phase "polish". Batches are starts from noise and from noised pictures."""
+
+    largest_gradient: float = 1.0
+
+    def __init__(self, recipe: Recipe, data: Avatars, run: Path, device: str, bf16: bool, compiled: bool) -> None:
+        super().__init__(recipe, "polish", data, run, device, bf16, compiled)
+        self.before = build_unet(recipe.network).to(device, memory_format=torch.channels_last).requires_grad_(False)
+        self.estimate_before = denoiser(self.before, bf16, compiled)
+
+    def start_from(self, weights: dict[str, Tensor]) -> None:
+        """Begins with these weights, and keeps them for the targets."""
+        super().start_from(weights)
+        self.before.load_state_dict(weights)
+
+    def loss(self) -> Tensor:
+        """Of a new batch: mean distance of values to the filtered ones."""
+        x, sigma, labels = draw_starts(self.data, self.phase.batch, NOISED_FROM, self.generator, self.device)
+        with torch.no_grad():
+            target = self.estimate_before(x, sigma, labels)
+            for _ in range(PASSES):
+                target = flattened(target)
+        return (self.denoise(x, sigma, labels) - target).abs().mean()
+
+    def state(self) -> dict[str, Any]:
+        """The model's, and the weights before it."""
+        return super().state() | {"before": self.before.state_dict()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        super().restore(state)
+        self.before.load_state_dict(state["before"])
+
+
+def flattened(x: Tensor, width: int = 5, spatial: float = 2.0, tonal: float = 0.15) -> Tensor:
+    """Pictures `[B, C, H, W]` after a bilateral filter (Tomasi and Manduchi 1998): grain goes, edges stay.
+
+    Neighbours in a square of `width` pixels count by how near they are (`spatial`, in pixels) and by how alike
+    their colours are (`tonal`, in units of the values). Drawings with flat colours hardly change.
+    """
+    around = functional.pad(x, (width // 2,) * 4, mode="replicate")
+    patches = functional.unfold(around, width).view(*x.shape[:2], width * width, *x.shape[2:])
+    unlike = (patches - x[:, :, None]).square().sum(1, keepdim=True)
+    at = torch.arange(width, device=x.device, dtype=x.dtype) - width // 2
+    far = (at[:, None].square() + at[None, :].square()).view(1, 1, -1, 1, 1)
+    weight = torch.exp(-unlike / (2 * tonal**2) - far / (2 * spatial**2))
+    return (patches * weight).sum(2) / weight.sum(2)

@@ -1,0 +1,31 @@
+"""What a consistency model steps from: noise alone, or pictures with noise, as second and later steps have."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from training.data import Avatars
+from training.network import SIGMA_MAX
+from training.recipe import CLASSES
+
+AT_SIGMA_MAX = 0.75  # share of noise alone
+
+
+def draw_starts(
+    data: Avatars, size: int, noised_from: float, generator: torch.Generator, device: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`size` starts: x `[B, 3, H, W]` in channels-last layout, sigma `[B]` and class labels `[B]`.
+
+    The first quarter are pictures with noise from `noised_from` to sigma_max, alike in ln sigma; the rest are noise.
+    """
+    noised = max(1, int(size * (1 - AT_SIGMA_MAX)))
+    pictures, kept = data.batch(noised, generator, device)
+    labels = torch.randint(len(CLASSES), (size,), generator=generator).to(device)
+    labels[:noised] = kept
+    sigma = torch.full((size,), SIGMA_MAX, device=device)
+    place = torch.rand(noised, generator=generator).to(device)
+    sigma[:noised] = noised_from * (SIGMA_MAX / noised_from) ** place
+    x = torch.randn((size, *pictures.shape[1:]), generator=generator).to(device) * sigma.view(-1, 1, 1, 1)
+    x[:noised] += pictures
+    return x.contiguous(memory_format=torch.channels_last), sigma, labels
