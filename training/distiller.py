@@ -22,7 +22,7 @@ from training.recipe import CLASSES, Recipe
 from training.starts import draw_starts
 from training.trainer import Trainer
 
-NOISED_FROM = 2.0  # the least noise of samples that begin at noised pictures
+NOISED, NOISED_FROM = 0.25, 2.0  # share of samples that begin at noised pictures, and the least noise of those
 LOOK_FROM = 0.05  # the least noise at which the denoisers look at samples
 FAKE_LEARNING_RATE = 2e-4
 CRITIC_LEARNING_RATE = 2e-4
@@ -85,7 +85,7 @@ class Distiller(Trainer):
 
     def _make(self) -> tuple[Tensor, Tensor]:
         """Samples `[B, 3, H, W]` with gradient, and their class labels."""
-        x, sigma, labels = draw_starts(self.data, self.phase.batch, NOISED_FROM, self.generator, self.device)
+        x, sigma, labels = draw_starts(self.data, self.phase.batch, NOISED, NOISED_FROM, self.generator, self.device)
         return self.make(x, sigma, labels), labels
 
     def _look(self, samples: Tensor, labels: Tensor) -> Tensor:

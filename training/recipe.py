@@ -43,8 +43,8 @@ class PhaseSettings:
     learning_rate: float
     warmup: int  # steps
     ema: float  # ceiling; in the first steps (1 + n) / (10 + n) is used where lower
-    p_mean: float  # ln sigma ~ N(p_mean, p_std)
-    p_std: float
+    p_mean: float = 0.0  # ln sigma ~ N(p_mean, p_std); the polish has levels of its own
+    p_std: float = 1.0
     stages: int = 1  # tuning: how often the two noise levels move closer
     first_stage: int = 0
     q: float = 4.0
@@ -93,7 +93,7 @@ PRESETS: dict[str, Recipe] = {
         pretrain=PhaseSettings(1_700_000, 256, 1e-3, 1000, 0.9995, p_mean=-0.8, p_std=1.4),
         tune=PhaseSettings(1_000_000, 256, 3e-4, 200, 0.9995, p_mean=-1.1, p_std=2.0, stages=4),
         distill=PhaseSettings(200_000, 256, 5e-5, 50, 0.998, p_mean=-0.1, p_std=1.2, ahead=100),
-        polish=PhaseSettings(200_000, 256, 2e-4, 50, 0.998, p_mean=0, p_std=1),
+        polish=PhaseSettings(400_000, 256, 4e-4, 50, 0.998),
         scratch=PhaseSettings(3_000_000, 256, 4e-4, 1000, 0.9995, p_mean=-1.1, p_std=2.0, stages=4),
     ),
     # For a few CPU cores. Few images, so tuning looks at high noise more often and weighs it as much as low
@@ -103,7 +103,7 @@ PRESETS: dict[str, Recipe] = {
         pretrain=PhaseSettings(154_000, 64, 1e-3, 200, 0.999, p_mean=-0.8, p_std=1.4),
         tune=PhaseSettings(100_000, 64, 2e-4, 20, 0.999, p_mean=0.5, p_std=1.8, stages=2, weighting="balanced"),
         distill=PhaseSettings(26_400, 32, 2.5e-4, 10, 0.99, p_mean=-1.0, p_std=1.1, ahead=100),
-        polish=PhaseSettings(40_000, 16, 2e-4, 20, 0.995, p_mean=0, p_std=1),
+        polish=PhaseSettings(72_000, 16, 6e-4, 20, 0.995),
         scratch=PhaseSettings(250_000, 64, 4e-4, 200, 0.999, p_mean=0.5, p_std=1.8, stages=2, weighting="balanced"),
     ),
     # Every part in miniature, to see that it runs.
@@ -114,7 +114,7 @@ PRESETS: dict[str, Recipe] = {
         pretrain=PhaseSettings(3_200, 32, 2e-3, 20, 0.98, p_mean=-0.8, p_std=1.4),
         tune=PhaseSettings(1_600, 32, 1e-3, 10, 0.98, p_mean=0.5, p_std=1.8, weighting="balanced"),
         distill=PhaseSettings(320, 16, 1e-4, 5, 0.9, p_mean=-0.1, p_std=1.2, ahead=5),
-        polish=PhaseSettings(320, 16, 1e-4, 5, 0.9, p_mean=0, p_std=1),
+        polish=PhaseSettings(320, 16, 1e-4, 5, 0.9),
         scratch=PhaseSettings(1_600, 32, 1e-3, 10, 0.98, p_mean=0.5, p_std=1.8, weighting="balanced"),
     ),
 }

@@ -9,17 +9,16 @@ from training.data import Avatars
 from training.network import SIGMA_MAX
 from training.recipe import CLASSES
 
-AT_SIGMA_MAX = 0.75  # share of noise alone
-
 
 def draw_starts(
-    data: Avatars, size: int, noised_from: float, generator: torch.Generator, device: str
+    data: Avatars, size: int, share_noised: float, noised_from: float, generator: torch.Generator, device: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`size` starts: x `[B, 3, H, W]` in channels-last layout, sigma `[B]` and class labels `[B]`.
 
-    The first quarter are pictures with noise from `noised_from` to sigma_max, alike in ln sigma; the rest are noise.
+    The first `share_noised` are pictures with noise from `noised_from` to sigma_max, alike in ln sigma; the rest are
+    noise alone.
     """
-    noised = max(1, int(size * (1 - AT_SIGMA_MAX)))
+    noised = max(1, int(size * share_noised))
     pictures, kept = data.batch(noised, generator, device)
     labels = torch.randint(len(CLASSES), (size,), generator=generator).to(device)
     labels[:noised] = kept
