@@ -56,7 +56,7 @@ def listens(server: Server) -> bool:
 async def test_sigterm_with_100_requests_in_flight_answers_all_of_them(start_server: StartServer, model: Path) -> None:
     """/readyz is 503 at once, the listener closes after drain_delay, all 100 are answered, no process is left."""
     server = start_server("--model", str(model), "--drain-delay", "2")
-    bodies = [dict(body, num_inference_steps=8) for body in random_bodies(100, max_size=4, max_steps=8, seed=6)]
+    bodies = [dict(body, num_inference_steps=20) for body in random_bodies(100, max_size=4, max_steps=8, seed=6)]
     for body in bodies:
         body.pop("timesteps", None)
     family = [psutil.Process(server.process.pid), *psutil.Process(server.process.pid).children(recursive=True)]
