@@ -22,6 +22,9 @@ from training.trainer import Trainer
 
 NOISED, NOISED_FROM = 0.5, 0.2  # share of starts that are noised pictures, and the least noise of those
 PASSES = 2  # of the filter
+WIDTH = 5  # of the square in which neighbours count, pixels
+SPATIAL = 2.0  # the distance at which a neighbour counts less, pixels
+TONAL = 0.15  # the difference of colours at which it does, in units of values in [-1, 1]
 
 
 class Polisher(Trainer):
@@ -37,7 +40,7 @@ class Polisher(Trainer):
     def start_from(self, weights: dict[str, Tensor]) -> None:
         """Begins with these weights, and keeps them for the targets."""
         super().start_from(weights)
-        self.before.load_state_dict(weights)
+        self.before.load_state_dict(self.unet.state_dict())  # silenced as the model is
 
     def loss(self) -> Tensor:
         """Of a new batch: mean distance to the filtered pictures, of values and of their steps to the next pixels.
@@ -61,16 +64,15 @@ class Polisher(Trainer):
         self.before.load_state_dict(state["before"])
 
 
-def flattened(x: Tensor, width: int = 5, spatial: float = 2.0, tonal: float = 0.15) -> Tensor:
-    """Pictures `[B, C, H, W]` after a bilateral filter (Tomasi and Manduchi 1998): grain goes, edges stay.
+def flattened(x: Tensor) -> Tensor:
+    """Pictures `[B, C, H, W]` in [-1, 1] after a bilateral filter (Tomasi and Manduchi 1998): grain goes, edges stay.
 
-    Neighbours in a square of `width` pixels count by how near they are (`spatial`, in pixels) and by how alike
-    their colours are (`tonal`, in units of the values). Drawings with flat colours hardly change.
+    Neighbours count by how near they are and by how alike their colours are. Drawings with flat colours hardly change.
     """
-    around = functional.pad(x, (width // 2,) * 4, mode="replicate")
-    patches = functional.unfold(around, width).view(*x.shape[:2], width * width, *x.shape[2:])
+    around = functional.pad(x, (WIDTH // 2,) * 4, mode="replicate")
+    patches = functional.unfold(around, WIDTH).view(*x.shape[:2], WIDTH**2, *x.shape[2:])
     unlike = (patches - x[:, :, None]).square().sum(1, keepdim=True)
-    at = torch.arange(width, device=x.device, dtype=x.dtype) - width // 2
+    at = torch.arange(WIDTH, device=x.device, dtype=x.dtype) - WIDTH // 2
     far = (at[:, None].square() + at[None, :].square()).view(1, 1, -1, 1, 1)
-    weight = torch.exp(-unlike / (2 * tonal**2) - far / (2 * spatial**2))
+    weight = torch.exp(-unlike / (2 * TONAL**2) - far / (2 * SPATIAL**2))
     return (patches * weight).sum(2) / weight.sum(2)

@@ -68,14 +68,8 @@ class Recipe:
 
     def phase(self, name: Phase) -> PhaseSettings:
         """The settings of a phase by its name."""
-        phases: dict[Phase, PhaseSettings] = {
-            "pretrain": self.pretrain,
-            "tune": self.tune,
-            "distill": self.distill,
-            "polish": self.polish,
-            "scratch": self.scratch,
-        }
-        return phases[name]
+        settings: PhaseSettings = getattr(self, name)
+        return settings
 
     def with_phase(self, name: Phase, **changes: Any) -> Recipe:
         """The same recipe with some settings of one phase changed."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DModel
 
 from service.models.folder import load_info
+from tests.plain_avatars import plain_avatars
 from training import export
 from training.data import Avatars
 from training.distiller import Distiller
@@ -22,15 +21,8 @@ from training.trainer import Trainer
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Avatars:
-    """Twelve plain colours for each class, as the renderer stores pictures."""
-    folder = tmp_path_factory.mktemp("data")
-    random = np.random.default_rng(0)
-    for name in CLASSES:
-        colours = random.integers(0, 256, (12, 1, 1, 3), dtype=np.uint8)
-        np.save(folder / f"train-{name}-0000000.npy", colours.repeat(16, axis=1).repeat(16, axis=2))
-        column = {"values": ["none", "red", "blue"], "codes": [1, 2] * 6}
-        (folder / f"train-{name}-0000000.json").write_text(json.dumps({"hair": column}))
-    return Avatars(folder, "train")
+    """Twelve plain colours for each class."""
+    return plain_avatars(tmp_path_factory.mktemp("data"))
 
 
 def trainer(phase: Phase, data: Avatars, run: Path) -> Trainer:
