@@ -23,14 +23,23 @@ class Series:
         self.settings = settings
         self.rounds.append(result)
 
+    def figures(self, key: str) -> list[float]:
+        """A figure in each round."""
+        return [each[key] for each in self.rounds]
+
     def middle(self, key: str) -> float:
         """The median of a figure over the rounds."""
-        return median(each[key] for each in self.rounds)
+        return median(self.figures(key))
+
+    def latencies(self, key: str) -> list[float] | None:
+        """A latency in each round; None when a round had no right answer."""
+        found = [each["latency"][key] for each in self.rounds if each.get("latency")]
+        return found if len(found) == len(self.rounds) else None
 
     def latency(self, key: str) -> float | None:
         """The median of a latency over the rounds; None when a round had no right answer."""
-        found = [each["latency"][key] for each in self.rounds if each.get("latency")]
-        return median(found) if len(found) == len(self.rounds) else None
+        found = self.latencies(key)
+        return median(found) if found else None
 
     def failures(self) -> float:
         """The share of requests that were refused, timed out or not sent."""
@@ -38,10 +47,9 @@ class Series:
         return 1 - sum(each["ok"] for each in self.rounds) / sent if sent else 0.0
 
 
-def ratio(ours: Series, theirs: Series, key: str) -> float:
-    """Ours over theirs, the median over rounds; infinite where they did nothing."""
-    pairs = zip(ours.rounds, theirs.rounds, strict=True)
-    return median(a[key] / b[key] if b[key] else float("inf") for a, b in pairs)
+def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> float:
+    """The median over rounds of the ratio within each; infinite where the denominator is nothing."""
+    return median(a / b if b else float("inf") for a, b in zip(numerator, denominator, strict=True))
 
 
 def closed_table(workload: str, rows: Sequence[Series]) -> str:
@@ -54,7 +62,8 @@ def closed_table(workload: str, rows: Sequence[Series]) -> str:
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in rows:
-        times = "" if row is ours else f"{ratio(ours, row, 'image_steps_per_second'):.2f}x"
+        figures = (each.figures("image_steps_per_second") for each in (ours, row))
+        times = "" if row is ours else f"{ratio(*figures):.2f}x"
         rest = " | | " if row.system == PIPELINE else _latencies(row)
         images, steps = row.middle("images_per_second"), row.middle("image_steps_per_second")
         lines.append(f"| {row.system} | {row.settings} | {images:.1f} | {steps:.1f} | {times} | {rest} |")
@@ -71,8 +80,8 @@ def open_table(workload: str, rate: float, rows: Sequence[Series]) -> str:
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in rows:
-        mine, theirs = ours.latency("p99"), row.latency("p99")
-        times = "" if row is ours or mine is None or theirs is None else f"{theirs / mine:.2f}x"
+        mine, theirs = ours.latencies("p99"), row.latencies("p99")
+        times = "" if row is ours or not mine or not theirs else f"{ratio(theirs, mine):.2f}x"
         answered = row.middle("requests_per_second")
         lines.append(f"| {row.system} | {row.settings} | {answered:.1f} | {times} | {_latencies(row)} |")
     return "\n".join(lines) + "\n"
