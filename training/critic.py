@@ -12,7 +12,7 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 
-from training.network import boundary_scalings, network_time
+from training.network import denoiser
 
 WIDTH = 64  # channels of a head
 
@@ -25,7 +25,10 @@ class Eye(nn.Module):
 
     def __init__(self, unet: UNet2DModel, autocast: bool) -> None:
         super().__init__()
-        self.unet, self.autocast = unet, autocast
+        self.unet, self.estimate = unet, denoiser(unet, autocast)
+        self.seen: list[Tensor] = []
+        for block in (unet.mid_block, *unet.up_blocks):
+            block.register_forward_hook(self._see)
 
     @property
     def channels(self) -> list[int]:
@@ -33,26 +36,14 @@ class Eye(nn.Module):
         reversed_widths = list(reversed(self.unet.config.block_out_channels))
         return [reversed_widths[0], *reversed_widths]
 
+    def _see(self, block: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self.seen.append(output.float())
+
     def forward(self, x: Tensor, sigma: Tensor, class_labels: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """As `UNet2DModel.forward`, between the scalings of a consistency model."""
-        unet = self.unet
-        c_skip, c_out, c_in = (c.view(-1, 1, 1, 1) for c in boundary_scalings(sigma))
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
-            embedding = unet.time_embedding(unet.time_proj(network_time(sigma))) + unet.class_embedding(class_labels)
-            h = unet.conv_in(x * c_in)
-            skips = [h]
-            for block in unet.down_blocks:
-                h, left = block(hidden_states=h, temb=embedding)
-                skips += left
-            h = unet.mid_block(h, embedding)
-            features = [h]
-            for block in unet.up_blocks:
-                count = len(block.resnets)
-                h = block(h, tuple(skips[-count:]), embedding)
-                del skips[-count:]
-                features.append(h)
-            output = unet.conv_out(unet.conv_act(unet.conv_norm_out(h)))
-        return c_skip * x + c_out * output.float(), [f.float() for f in features]
+        """As a `Denoiser`, and what it saw."""
+        estimate = self.estimate(x, sigma, class_labels)
+        features, self.seen = self.seen, []
+        return estimate, features
 
 
 class Head(nn.Module):
