@@ -21,10 +21,10 @@ from training.starts import draw_starts
 from training.trainer import Trainer
 
 NOISED, NOISED_FROM = 0.5, 0.2  # share of starts that are noised pictures, and the least noise of those
-PASSES = 2  # of the filter
+PASSES = 4  # of the filter
 WIDTH = 5  # of the square in which neighbours count, pixels
 SPATIAL = 2.0  # the distance at which a neighbour counts less, pixels
-TONAL = 0.15  # the difference of colours at which it does, in units of values in [-1, 1]
+TONAL = 0.1  # the difference of colours at which it does, in units of values in [-1, 1]
 
 
 class Polisher(Trainer):

@@ -10,7 +10,7 @@ __all__ = ["add_examples"]
 PICTURE: Final = (
     "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFUlEQVR4nGP4z8DwHwgZGBgY/v//DwAm+wX7dSsPGQAAAABJRU5ErkJggg=="
 )
-REVISION: Final = "sha256:d5e6da7e677ae1a049ad7cc604a968b56fd69501549e356dcc67d46f36a9f7c5"
+REVISION: Final = "sha256:c844af4f6d826a8ec5ed7870f0e0ec891e34d876be299405bb0d9d3bd8d90840"
 TIMINGS: Final = {"queue_ms": 1.2, "inference_ms": 18.0, "encode_ms": 0.3, "total_ms": 20.1}
 IMAGE: Final = {
     "index": 0,
