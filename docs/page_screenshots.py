@@ -27,7 +27,6 @@ def repaint(browser: Browser, url: str) -> None:
     page.set_input_files("#file", {"name": "persona.png", "mimeType": "image/png", "buffer": picture})
     page.select_option("#class", label="personas")
     page.fill("#seed", "7")
-    set_range(page, "steps", 40)
     page.click("[data-mask=none]")
     set_range(page, "brush", 70)
     box = page.locator("#before").bounding_box()

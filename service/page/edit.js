@@ -10,11 +10,13 @@ import { notice, run } from "./task.js";
 
 const PREVIEWS = 8;
 
+// `few` steps to begin with and at `most`; every step of the grid where there is nothing. In more than a few a model is apt to
+// repaint what was hair with more and more background.
 const KINDS = {
-  inpaint: { button: "Repaint", hint: "Paint over what shall be made anew; everything else stays as it is.", before: "Your picture and the mask" },
+  inpaint: { button: "Repaint", hint: "Paint over what shall be made anew; everything else stays as it is.", before: "Your picture and the mask", few: 6 },
   colorize: { button: "Colour", hint: "The brightness of your picture stays, its colours are made.", before: "Your picture in grey" },
   "super-resolution": { button: "Enlarge", hint: "The mean of every block stays, its detail is made.", before: "Your picture in blocks" },
-  stroke: { button: "Redraw", hint: "Your picture is buried in noise, and found again as the model would draw it.", before: "Your picture" },
+  stroke: { button: "Redraw", hint: "Your picture is buried in noise, and found again as the model would draw it.", before: "Your picture", few: 4, most: 8 },
 };
 
 const kind = () => $("edit-kind").value;
@@ -51,9 +53,9 @@ async function sample(number, signal) {
 }
 
 export function showKind() {
-  const all = Number($("steps").dataset.grid), most = kind() === "stroke" ? 8 : all;
+  const all = Number($("steps").dataset.grid), { few = all, most = all } = KINDS[kind()];
   $("steps").max = most;
-  $("steps").value = kind() === "stroke" ? 4 : all;
+  $("steps").value = few;
   $("steps-value").value = $("steps").value;
   for (const node of document.querySelectorAll("[data-edit]")) node.hidden = node.dataset.edit !== kind();
   $("mask-tools").hidden = kind() !== "inpaint";

@@ -67,6 +67,14 @@ def open_editor(open_page: OpenPage, server: Server, kind: str) -> Page:
     return page
 
 
+def test_each_edit_begins_with_steps_that_suit_it(small_server: Server, open_page: OpenPage) -> None:
+    page = open_editor(open_page, small_server, "inpaint")
+    for kind, begin, most in (("stroke", "4", "8"), ("colorize", "40", "40"), ("inpaint", "6", "40")):
+        page.select_option("#edit-kind", kind)
+        expect(page.locator("#steps")).to_have_value(begin)
+        expect(page.locator("#steps")).to_have_attribute("max", most)
+
+
 def test_only_what_was_painted_over_is_made_anew(small_server: Server, open_page: OpenPage, tmp_path: Path) -> None:
     page = open_editor(open_page, small_server, "inpaint")
     page.click("[data-mask=none]")
