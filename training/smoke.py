@@ -103,7 +103,9 @@ def main(argv: list[str] | None = None) -> None:
     say("distilled", began)
     train.main([*common, "--phase", "polish"])
     say("polished", began)
-    export.main(["--preset", "smoke", "--weights", str(run / "polish.safetensors"), "--out", str(folder)])
+    train.main([*common, "--phase", "snap"])
+    say("snapped", began)
+    export.main(["--preset", "smoke", "--weights", str(run / "snap.safetensors"), "--out", str(folder)])
     arguments = ["--pipeline", str(folder), "--data", str(data), "--out", str(out / "results.json")]
     arguments += ["--teacher", str(run / "pretrain.safetensors"), "--preset", "smoke", "--cache", str(out / "cache")]
     arguments += ["--n", str(N), "--steps", "1", "2", "--epochs", "3", "--device", "cpu"]

@@ -4,6 +4,7 @@
     python -m training.train --preset 32 --phase tune     --data training/data/32 --run training/runs/32
     python -m training.train --preset 32 --phase distill  --data training/data/32 --run training/runs/32
     python -m training.train --preset 32 --phase polish   --data training/data/32 --run training/runs/32
+    python -m training.train --preset 32 --phase snap     --data training/data/32 --run training/runs/32
 
 Leaves `<phase>.safetensors` (the averaged weights, float32) and sample sheets in the run's folder. `--seconds`
 ends a call early, `--images` changes the length of the phase, `--init` starts from a pipeline folder.
@@ -25,6 +26,7 @@ from training.distiller import Distiller
 from training.losses import stage_of
 from training.polisher import Polisher
 from training.recipe import PRESETS, Phase, PhaseSettings
+from training.snapper import Snapper
 from training.state import load_weights
 from training.trainer import Trainer
 
@@ -67,7 +69,7 @@ def starting_weights(args: argparse.Namespace) -> dict[str, torch.Tensor] | None
             args.init, subfolder="unet", torch_dtype=torch.float32, low_cpu_mem_usage=False
         )
         return dict(unet.state_dict())
-    before = {"tune": "pretrain", "distill": "tune", "polish": "distill"}.get(args.phase)
+    before = {"tune": "pretrain", "distill": "tune", "polish": "distill", "snap": "polish"}.get(args.phase)
     return load_weights(args.run / f"{before}.safetensors") if before else None
 
 
@@ -118,6 +120,8 @@ def main(argv: list[str] | None = None) -> None:
         trainer: Trainer = Distiller(recipe, data, args.run, args.device, bf16, args.compile, teacher)
     elif args.phase == "polish":
         trainer = Polisher(recipe, data, args.run, args.device, bf16, args.compile)
+    elif args.phase == "snap":
+        trainer = Snapper(recipe, data, args.run, args.device, bf16, args.compile)
     else:
         trainer = Trainer(recipe, args.phase, data, args.run, args.device, bf16, args.compile)
     if not trainer.resume() and (weights := starting_weights(args)) is not None:

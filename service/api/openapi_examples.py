@@ -10,7 +10,7 @@ __all__ = ["add_examples"]
 PICTURE: Final = (
     "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFUlEQVR4nGP4z8DwHwgZGBgY/v//DwAm+wX7dSsPGQAAAABJRU5ErkJggg=="
 )
-REVISION: Final = "sha256:c844af4f6d826a8ec5ed7870f0e0ec891e34d876be299405bb0d9d3bd8d90840"
+REVISION: Final = "sha256:ea9d01177d6731aa47c66b1750d37aa4547da1249a42fa6bc25b908d5325d698"
 TIMINGS: Final = {"queue_ms": 1.2, "inference_ms": 18.0, "encode_ms": 0.3, "total_ms": 20.1}
 IMAGE: Final = {
     "index": 0,

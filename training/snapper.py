@@ -1,0 +1,111 @@
+"""A last touch: the model's pictures move some way towards the avatars that they already look like.
+
+What the weights at the phase's start make of some noise, grainy and sometimes two things at once, is most like some
+real avatar: that one becomes the target for the same noise. This is a nearest neighbour of a sample; in implicit
+maximum likelihood estimation (Li and Malik 2018) it is the other way round. `training/balance.py` makes targets more
+varied. A model of one step cannot tell every time which avatar its picture will be like, and makes the median of
+those in question: cleaner, and duller. So what is saved lies between the weights before and after (Wortsman et al.
+2022, "Robust fine-tuning of zero-shot models").
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.balance import balancing_prices, squared_distances
+from training.data import Avatars, to_signed
+from training.network import SIGMA_MAX, build_unet, denoiser
+from training.recipe import CLASSES, Recipe
+from training.sampling import to_uint8
+from training.starts import draw_starts
+from training.state import save_weights
+from training.trainer import Trainer
+
+NOISED, NOISED_FROM = 0.4, 0.2  # share of starts that are noised pictures, and the least noise of those
+AHEAD = 64  # batches whose targets are looked for at once: most of the work is to read the avatars
+PRICED_BY = 512  # samples of each class by which prices are found
+PRICES = 0.3  # share of the prices that is asked for: with all of it, targets are too far from what the model makes
+PRICED_FROM = 5.0  # sigma below which prices do not count: there the picture under the noise is to be found
+WAY = 0.35  # from the weights before to those after, of what is saved
+
+
+class Snapper(Trainer):
+    """Phase "snap". Batches are starts from noise and from noised pictures."""
+
+    largest_gradient: float = 1.0
+
+    def __init__(self, recipe: Recipe, data: Avatars, run: Path, device: str, bf16: bool, compiled: bool) -> None:
+        super().__init__(recipe, "snap", data, run, device, bf16, compiled)
+        self.before = build_unet(recipe.network).to(device, memory_format=torch.channels_last).requires_grad_(False)
+        self.estimate_before = denoiser(self.before, bf16, compiled)
+        self.prices = [torch.zeros(len(images), device=device) for images in data.images]
+        self.ahead: list[tuple[Tensor, ...]] = []
+
+    def start_from(self, weights: dict[str, Tensor]) -> None:
+        """Begins with these weights, and keeps them for the targets."""
+        super().start_from(weights)
+        self.before.load_state_dict(self.unet.state_dict())  # silenced as the model is
+        self._find_prices()
+
+    def loss(self) -> Tensor:
+        """Of the next batch: mean distance to the avatars, of values and of their steps to the next pixels."""
+        if not self.ahead:
+            self.ahead = self.look_ahead()
+        x, sigma, labels, target = self.ahead.pop()
+        off = self.denoise(x, sigma, labels) - to_signed(target)
+        return off.abs().mean() + off.diff(dim=2).abs().mean() + off.diff(dim=3).abs().mean()
+
+    @torch.no_grad()
+    def look_ahead(self) -> list[tuple[Tensor, ...]]:
+        """Batches of x, sigma, labels and the avatars to make of them, uint8 `[B, H, W, 3]`."""
+        size = self.phase.batch
+        batches = [draw_starts(self.data, size, NOISED, NOISED_FROM, self.generator, self.device) for _ in range(AHEAD)]
+        made = torch.cat([self._made(*batch) for batch in batches])
+        sigma, labels = (torch.cat([batch[i] for batch in batches]) for i in (1, 2))
+        counts = PRICES * (sigma.clamp(min=PRICED_FROM) / PRICED_FROM).log() / math.log(SIGMA_MAX / PRICED_FROM)
+        target = torch.empty_like(made)
+        for c in range(len(CLASSES)):
+            of_class = labels == c
+            pool = torch.from_numpy(self.data.images[c]).to(self.device)
+            offers = squared_distances(made[of_class], pool) - counts[of_class, None] * self.prices[c]
+            target[of_class] = pool[offers.argmin(1)]
+        return [(*batch, chosen) for batch, chosen in zip(batches, target.split(size), strict=True)]
+
+    def _made(self, x: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
+        """Pictures of the weights before, uint8 `[B, H, W, 3]`."""
+        return torch.from_numpy(to_uint8(self.estimate_before(x, sigma, labels))).to(self.device)
+
+    @torch.no_grad()
+    def _find_prices(self) -> None:
+        """By one-step samples of the weights before."""
+        labels = torch.arange(len(CLASSES)).repeat_interleave(PRICED_BY).to(self.device)
+        made = []
+        for some in labels.split(self.phase.batch):
+            shape = (len(some), 3, self.data.image_size, self.data.image_size)
+            x = torch.randn(shape, generator=self.generator).to(self.device) * SIGMA_MAX
+            sigma = torch.full((len(some),), SIGMA_MAX, device=self.device)
+            made.append(self._made(x.contiguous(memory_format=torch.channels_last), sigma, some))
+        for c, pictures in enumerate(torch.cat(made).split(PRICED_BY)):
+            distances = squared_distances(pictures, torch.from_numpy(self.data.images[c]).to(self.device))
+            self.prices[c] = balancing_prices(distances, self.data.attributes(c))
+
+    def save(self) -> None:
+        """As every phase, with weights on the way from those before to the average."""
+        super().save()
+        before = self.before.state_dict()
+        between = {name: before[name].lerp(value, WAY) for name, value in self.average.weights.items()}
+        save_weights(self.run / "snap.safetensors", between, self.recipe.as_json())
+
+    def state(self) -> dict[str, Any]:
+        """The model's, the weights before it, the prices, and the batches whose targets are known."""
+        return super().state() | {"before": self.before.state_dict(), "prices": self.prices, "ahead": self.ahead}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        super().restore(state)
+        self.before.load_state_dict(state["before"])
+        self.prices, self.ahead = state["prices"], state["ahead"]
