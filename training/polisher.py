@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from training.data import Avatars
 from training.network import build_unet, denoiser
-from training.recipe import Recipe
+from training.recipe import Phase, Recipe
 from training.starts import draw_starts
 from training.trainer import Trainer
 
@@ -30,10 +30,11 @@ TONAL = 0.1  # the difference of colours at which it does, in units of values in
 class Polisher(Trainer):
     """Phase "polish". Batches are starts from noise and from noised pictures."""
 
+    kept_for: Phase = "polish"
     largest_gradient: float = 1.0
 
     def __init__(self, recipe: Recipe, data: Avatars, run: Path, device: str, bf16: bool, compiled: bool) -> None:
-        super().__init__(recipe, "polish", data, run, device, bf16, compiled)
+        super().__init__(recipe, self.kept_for, data, run, device, bf16, compiled)
         self.before = build_unet(recipe.network).to(device, memory_format=torch.channels_last).requires_grad_(False)
         self.estimate_before = denoiser(self.before, bf16, compiled)
 
@@ -43,17 +44,22 @@ class Polisher(Trainer):
         self.before.load_state_dict(self.unet.state_dict())  # silenced as the model is
 
     def loss(self) -> Tensor:
-        """Of a new batch: mean distance to the filtered pictures, of values and of their steps to the next pixels.
+        """Of a new batch: mean distance to its targets, of values and of their steps to the next pixels.
 
         Where a whole area is a little off its colour, values alone hardly ask for it to be even; steps do.
         """
-        x, sigma, labels = draw_starts(self.data, self.phase.batch, NOISED, NOISED_FROM, self.generator, self.device)
-        with torch.no_grad():
-            target = self.estimate_before(x, sigma, labels)
-            for _ in range(PASSES):
-                target = flattened(target)
+        x, sigma, labels, target = self.examples()
         off = self.denoise(x, sigma, labels) - target
         return off.abs().mean() + off.diff(dim=2).abs().mean() + off.diff(dim=3).abs().mean()
+
+    @torch.no_grad()
+    def examples(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """A batch of x `[B, 3, H, W]`, sigma `[B]`, class labels `[B]` and what to make of them, `[B, 3, H, W]`."""
+        x, sigma, labels = draw_starts(self.data, self.phase.batch, NOISED, NOISED_FROM, self.generator, self.device)
+        target = self.estimate_before(x, sigma, labels)
+        for _ in range(PASSES):
+            target = flattened(target)
+        return x, sigma, labels, target
 
     def state(self) -> dict[str, Any]:
         """The model's, and the weights before it."""

@@ -19,12 +19,12 @@ from torch import Tensor
 
 from training.balance import balancing_prices, squared_distances
 from training.data import Avatars, to_signed
-from training.network import SIGMA_MAX, build_unet, denoiser
-from training.recipe import CLASSES, Recipe
+from training.network import SIGMA_MAX
+from training.polisher import Polisher
+from training.recipe import CLASSES, Phase, Recipe
 from training.sampling import to_uint8
 from training.starts import draw_starts
 from training.state import save_weights
-from training.trainer import Trainer
 
 NOISED, NOISED_FROM = 0.4, 0.2  # share of starts that are noised pictures, and the least noise of those
 AHEAD = 64  # batches whose targets are looked for at once: most of the work is to read the avatars
@@ -34,34 +34,30 @@ PRICED_FROM = 5.0  # sigma below which prices do not count: there the picture un
 WAY = 0.35  # from the weights before to those after, of what is saved
 
 
-class Snapper(Trainer):
-    """Phase "snap". Batches are starts from noise and from noised pictures."""
+class Snapper(Polisher):
+    """Phase "snap": as the polish, with avatars as targets."""
 
-    largest_gradient: float = 1.0
+    kept_for: Phase = "snap"
 
     def __init__(self, recipe: Recipe, data: Avatars, run: Path, device: str, bf16: bool, compiled: bool) -> None:
-        super().__init__(recipe, "snap", data, run, device, bf16, compiled)
-        self.before = build_unet(recipe.network).to(device, memory_format=torch.channels_last).requires_grad_(False)
-        self.estimate_before = denoiser(self.before, bf16, compiled)
+        super().__init__(recipe, data, run, device, bf16, compiled)
         self.prices = [torch.zeros(len(images), device=device) for images in data.images]
-        self.ahead: list[tuple[Tensor, ...]] = []
+        self.ahead: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
 
     def start_from(self, weights: dict[str, Tensor]) -> None:
-        """Begins with these weights, and keeps them for the targets."""
+        """Begins with these weights, keeps them for the targets, and finds the prices."""
         super().start_from(weights)
-        self.before.load_state_dict(self.unet.state_dict())  # silenced as the model is
         self._find_prices()
 
-    def loss(self) -> Tensor:
-        """Of the next batch: mean distance to the avatars, of values and of their steps to the next pixels."""
+    def examples(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The next of the batches whose targets are known."""
         if not self.ahead:
             self.ahead = self.look_ahead()
         x, sigma, labels, target = self.ahead.pop()
-        off = self.denoise(x, sigma, labels) - to_signed(target)
-        return off.abs().mean() + off.diff(dim=2).abs().mean() + off.diff(dim=3).abs().mean()
+        return x, sigma, labels, to_signed(target)
 
     @torch.no_grad()
-    def look_ahead(self) -> list[tuple[Tensor, ...]]:
+    def look_ahead(self) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
         """Batches of x, sigma, labels and the avatars to make of them, uint8 `[B, H, W, 3]`."""
         size = self.phase.batch
         batches = [draw_starts(self.data, size, NOISED, NOISED_FROM, self.generator, self.device) for _ in range(AHEAD)]
@@ -102,10 +98,9 @@ class Snapper(Trainer):
         save_weights(self.run / "snap.safetensors", between, self.recipe.as_json())
 
     def state(self) -> dict[str, Any]:
-        """The model's, the weights before it, the prices, and the batches whose targets are known."""
-        return super().state() | {"before": self.before.state_dict(), "prices": self.prices, "ahead": self.ahead}
+        """The polish's, the prices, and the batches whose targets are known."""
+        return super().state() | {"prices": self.prices, "ahead": self.ahead}
 
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
-        self.before.load_state_dict(state["before"])
         self.prices, self.ahead = state["prices"], state["ahead"]
