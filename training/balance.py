@@ -7,7 +7,6 @@ as among all: a linear form of the dual variables of semi-discrete optimal trans
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,7 +28,7 @@ def balancing_prices(distances: Tensor, attributes: dict[str, Attribute]) -> Ten
     `attributes` are the avatars'. Prices rise for values that are chosen too rarely, ever more slowly.
     """
     amount = distances.shape[1]
-    codes = [torch.from_numpy(np.ascontiguousarray(a.codes)).long().to(distances.device) for a in attributes.values()]
+    codes = [torch.from_numpy(a.codes).long().to(distances.device) for a in attributes.values()]
     wanted = [torch.bincount(c) / amount for c in codes]
     prices = [torch.zeros_like(share) for share in wanted]
     total = torch.zeros(amount, device=distances.device)

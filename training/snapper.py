@@ -24,10 +24,9 @@ from training.polisher import Polisher
 from training.recipe import CLASSES, Phase, Recipe
 from training.sampling import to_uint8
 from training.starts import draw_starts
-from training.state import save_weights
 
 NOISED, NOISED_FROM = 0.4, 0.2  # share of starts that are noised pictures, and the least noise of those
-AHEAD = 64  # batches whose targets are looked for at once: most of the work is to read the avatars
+AHEAD = 1024  # samples whose targets are looked for at once: most of the work is to read the avatars
 PRICED_BY = 512  # samples of each class by which prices are found
 PRICES = 0.3  # share of the prices that is asked for: with all of it, targets are too far from what the model makes
 PRICED_FROM = 5.0  # sigma below which prices do not count: there the picture under the noise is to be found
@@ -60,7 +59,8 @@ class Snapper(Polisher):
     def look_ahead(self) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
         """Batches of x, sigma, labels and the avatars to make of them, uint8 `[B, H, W, 3]`."""
         size = self.phase.batch
-        batches = [draw_starts(self.data, size, NOISED, NOISED_FROM, self.generator, self.device) for _ in range(AHEAD)]
+        amount, source = max(1, AHEAD // size), self.generator
+        batches = [draw_starts(self.data, size, NOISED, NOISED_FROM, source, self.device) for _ in range(amount)]
         made = torch.cat([self._made(*batch) for batch in batches])
         sigma, labels = (torch.cat([batch[i] for batch in batches]) for i in (1, 2))
         counts = PRICES * (sigma.clamp(min=PRICED_FROM) / PRICED_FROM).log() / math.log(SIGMA_MAX / PRICED_FROM)
@@ -90,12 +90,10 @@ class Snapper(Polisher):
             distances = squared_distances(pictures, torch.from_numpy(self.data.images[c]).to(self.device))
             self.prices[c] = balancing_prices(distances, self.data.attributes(c))
 
-    def save(self) -> None:
-        """As every phase, with weights on the way from those before to the average."""
-        super().save()
+    def result(self) -> dict[str, Tensor]:
+        """Weights on the way from those before to the average."""
         before = self.before.state_dict()
-        between = {name: before[name].lerp(value, WAY) for name, value in self.average.weights.items()}
-        save_weights(self.run / "snap.safetensors", between, self.recipe.as_json())
+        return {name: before[name].lerp(value, WAY) for name, value in self.average.weights.items()}
 
     def state(self) -> dict[str, Any]:
         """The polish's, the prices, and the batches whose targets are known."""

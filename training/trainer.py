@@ -80,9 +80,13 @@ class Trainer:
         r = nearer_sigma(t, stage_of(self.images, phase), phase.q)
         return consistency_loss(self.denoise, x0, labels, t, r, noise, phase.weighting == "balanced").mean()
 
+    def result(self) -> dict[str, Tensor]:
+        """The weights that the phase leaves: averaged."""
+        return self.average.weights
+
     def save(self) -> None:
-        """Averaged weights for use, and the whole state for going on."""
-        save_weights(self.run / f"{self.name}.safetensors", self.average.weights, self.recipe.as_json())
+        """Weights for use, and the whole state for going on."""
+        save_weights(self.run / f"{self.name}.safetensors", self.result(), self.recipe.as_json())
         save_state(self.run / f"{self.name}.state", self.state())
 
     def state(self) -> dict[str, Any]:
@@ -114,9 +118,9 @@ class Trainer:
         self.images, self.steps = state["images"], state["steps"]
 
     def sheet(self, per_class: int = 4) -> None:
-        """Samples of the averaged network beside real pictures, for the eye."""
+        """Samples of the phase's result beside real pictures, for the eye."""
         eye = UNet2DModel.from_config(self.unet.config).to(self.device, memory_format=torch.channels_last)
-        eye.load_state_dict(self.average.weights)
+        eye.load_state_dict(self.result())
         denoise, size = denoiser(eye.eval()), self.data.image_size
         labels = torch.arange(len(CLASSES)).repeat_interleave(per_class).to(self.device)
         seeds = range(len(labels))

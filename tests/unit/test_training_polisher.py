@@ -6,10 +6,11 @@ from pathlib import Path
 
 import torch
 
+from tests.grainy_polisher import grainy_polisher
 from tests.plain_avatars import plain_avatars
-from training.network import SIGMA_MAX, build_unet
+from training.network import SIGMA_MAX
 from training.polisher import Polisher, flattened
-from training.recipe import CLASSES, PRESETS
+from training.recipe import CLASSES
 from training.starts import draw_starts
 
 
@@ -42,11 +43,6 @@ def test_starts_are_noise_and_noised_pictures(tmp_path: Path) -> None:
 
 def test_the_model_learns_to_leave_grain_out(tmp_path: Path) -> None:
     """A network with grain in its pictures: its distance to them without it falls by a third in thirty steps."""
-    torch.manual_seed(0)
-    recipe = PRESETS["smoke"].with_phase("polish", images=10_000, batch=16, learning_rate=2e-3, warmup=1)
-    polisher = Polisher(recipe, plain_avatars(tmp_path), tmp_path, "cpu", bf16=False, compiled=False)
-    grainy = build_unet(recipe.network)
-    torch.nn.init.normal_(grainy.conv_out.weight, std=0.02)
-    polisher.start_from(grainy.state_dict())
+    polisher = grainy_polisher(Polisher, tmp_path)
     losses = [polisher.step() for _ in range(30)]
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])

@@ -7,23 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tests.plain_avatars import plain_avatars
+from tests.grainy_polisher import grainy_polisher
 from training.balance import balancing_prices, squared_distances
 from training.data import Attribute
-from training.network import SIGMA_MAX, build_unet
-from training.recipe import PRESETS
+from training.network import SIGMA_MAX
 from training.snapper import AHEAD, WAY, Snapper
 from training.state import load_weights
-
-
-def snapper(folder: Path) -> Snapper:
-    torch.manual_seed(0)
-    recipe = PRESETS["smoke"].with_phase("snap", images=10_000, batch=16, learning_rate=2e-3, warmup=1)
-    result = Snapper(recipe, plain_avatars(folder), folder, "cpu", bf16=False, compiled=False)
-    grainy = build_unet(recipe.network)
-    torch.nn.init.normal_(grainy.conv_out.weight, std=0.02)
-    result.start_from(grainy.state_dict())
-    return result
 
 
 def test_distances_are_mean_squares() -> None:
@@ -50,9 +39,9 @@ def test_prices_let_every_value_be_chosen() -> None:
 
 def test_targets_are_avatars_and_the_picture_itself_under_little_noise(tmp_path: Path) -> None:
     """An untrained network scales what it sees a little, so that a similar colour may be nearer now and then."""
-    trainer = snapper(tmp_path)
+    trainer = grainy_polisher(Snapper, tmp_path)
     batches = trainer.look_ahead()
-    assert len(batches) == AHEAD
+    assert len(batches) == AHEAD // 16
     x, sigma, labels, target = (torch.cat([batch[i] for batch in batches]) for i in range(4))
     for label in range(10):
         pool = torch.from_numpy(trainer.data.images[label])
@@ -66,7 +55,7 @@ def test_targets_are_avatars_and_the_picture_itself_under_little_noise(tmp_path:
 
 
 def test_what_is_saved_lies_between_before_and_after(tmp_path: Path) -> None:
-    trainer = snapper(tmp_path)
+    trainer = grainy_polisher(Snapper, tmp_path)
     for _ in range(3):
         trainer.step()
     trainer.save()
@@ -78,7 +67,7 @@ def test_what_is_saved_lies_between_before_and_after(tmp_path: Path) -> None:
 
 def test_the_model_learns_what_it_should_make(tmp_path: Path) -> None:
     """In forty steps the distance falls by a third, and what it makes of noise is nearer to some avatar."""
-    trainer = snapper(tmp_path)
+    trainer = grainy_polisher(Snapper, tmp_path)
 
     def nearest() -> float:
         labels = torch.arange(10).repeat_interleave(8)
