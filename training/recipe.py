@@ -17,7 +17,7 @@ CLASSES = (
     "pixel-art",
     "thumbs",
 )
-Phase = Literal["pretrain", "tune", "distill", "polish", "snap", "scratch"]
+Phase = Literal["pretrain", "tune", "distill", "polish", "snap", "adversarial", "finish", "scratch"]
 Weighting = Literal["gap", "balanced"]
 
 
@@ -49,7 +49,7 @@ class PhaseSettings:
     first_stage: int = 0
     q: float = 4.0
     weighting: Weighting = "gap"
-    ahead: int = 0  # distillation: batches that the fake and the critic learn before the model moves
+    ahead: int = 0  # batches that the fake and the critic learn before the model moves
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,8 @@ class Recipe:
     distill: PhaseSettings
     polish: PhaseSettings
     snap: PhaseSettings
+    adversarial: PhaseSettings
+    finish: PhaseSettings
     scratch: PhaseSettings
 
     def phase(self, name: Phase) -> PhaseSettings:
@@ -90,6 +92,8 @@ PRESETS: dict[str, Recipe] = {
         distill=PhaseSettings(200_000, 256, 5e-5, 50, 0.998, p_mean=-0.1, p_std=1.2, ahead=100),
         polish=PhaseSettings(400_000, 256, 4e-4, 50, 0.998),
         snap=PhaseSettings(100_000, 256, 4e-4, 50, 0.998),
+        adversarial=PhaseSettings(300_000, 256, 3e-4, 50, 0.998, ahead=100),
+        finish=PhaseSettings(200_000, 256, 4e-4, 50, 0.998),
         scratch=PhaseSettings(3_000_000, 256, 4e-4, 1000, 0.9995, p_mean=-1.1, p_std=2.0, stages=4),
     ),
     # For a few CPU cores. Few images, so tuning looks at high noise more often and weighs it as much as low
@@ -101,6 +105,8 @@ PRESETS: dict[str, Recipe] = {
         distill=PhaseSettings(26_400, 32, 2.5e-4, 10, 0.99, p_mean=-1.0, p_std=1.1, ahead=100),
         polish=PhaseSettings(78_000, 16, 5e-4, 20, 0.995),
         snap=PhaseSettings(14_000, 32, 5e-4, 20, 0.99),
+        adversarial=PhaseSettings(30_000, 32, 3e-4, 20, 0.995, ahead=100),
+        finish=PhaseSettings(36_000, 16, 5e-4, 20, 0.995),
         scratch=PhaseSettings(250_000, 64, 4e-4, 200, 0.999, p_mean=0.5, p_std=1.8, stages=2, weighting="balanced"),
     ),
     # Every part in miniature, to see that it runs.
@@ -113,6 +119,8 @@ PRESETS: dict[str, Recipe] = {
         distill=PhaseSettings(320, 16, 1e-4, 5, 0.9, p_mean=-0.1, p_std=1.2, ahead=5),
         polish=PhaseSettings(320, 16, 1e-4, 5, 0.9),
         snap=PhaseSettings(320, 16, 1e-4, 5, 0.9),
+        adversarial=PhaseSettings(320, 16, 1e-4, 5, 0.9, ahead=5),
+        finish=PhaseSettings(320, 16, 1e-4, 5, 0.9),
         scratch=PhaseSettings(1_600, 32, 1e-3, 10, 0.98, p_mean=0.5, p_std=1.8, weighting="balanced"),
     ),
 }

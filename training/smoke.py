@@ -105,7 +105,11 @@ def main(argv: list[str] | None = None) -> None:
     say("polished", began)
     train.main([*common, "--phase", "snap"])
     say("snapped", began)
-    export.main(["--preset", "smoke", "--weights", str(run / "snap.safetensors"), "--out", str(folder)])
+    train.main([*common, "--phase", "adversarial"])
+    say("criticised", began)
+    train.main([*common, "--phase", "finish"])
+    say("finished", began)
+    export.main(["--preset", "smoke", "--weights", str(run / "finish.safetensors"), "--out", str(folder)])
     arguments = ["--pipeline", str(folder), "--data", str(data), "--out", str(out / "results.json")]
     arguments += ["--teacher", str(run / "pretrain.safetensors"), "--preset", "smoke", "--cache", str(out / "cache")]
     arguments += ["--n", str(N), "--steps", "1", "2", "--epochs", "3", "--device", "cpu"]

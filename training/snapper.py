@@ -28,7 +28,6 @@ from training.starts import draw_starts
 NOISED, NOISED_FROM = 0.4, 0.2  # share of starts that are noised pictures, and the least noise of those
 AHEAD = 1024  # samples whose targets are looked for at once: most of the work is to read the avatars
 PRICED_BY = 512  # samples of each class by which prices are found
-PRICES = 0.3  # share of the prices that is asked for: with all of it, targets are too far from what the model makes
 PRICED_FROM = 5.0  # sigma below which prices do not count: there the picture under the noise is to be found
 WAY = 0.35  # from the weights before to those after, of what is saved
 
@@ -37,6 +36,7 @@ class Snapper(Polisher):
     """Phase "snap": as the polish, with avatars as targets."""
 
     kept_for: Phase = "snap"
+    share_of_prices: float = 0.3  # with all of them, targets are too far from what the model makes
 
     def __init__(self, recipe: Recipe, data: Avatars, run: Path, device: str, bf16: bool, compiled: bool) -> None:
         super().__init__(recipe, data, run, device, bf16, compiled)
@@ -63,7 +63,8 @@ class Snapper(Polisher):
         batches = [draw_starts(self.data, size, NOISED, NOISED_FROM, source, self.device) for _ in range(amount)]
         made = torch.cat([self._made(*batch) for batch in batches])
         sigma, labels = (torch.cat([batch[i] for batch in batches]) for i in (1, 2))
-        counts = PRICES * (sigma.clamp(min=PRICED_FROM) / PRICED_FROM).log() / math.log(SIGMA_MAX / PRICED_FROM)
+        height = (sigma.clamp(min=PRICED_FROM) / PRICED_FROM).log() / math.log(SIGMA_MAX / PRICED_FROM)
+        counts = self.share_of_prices * height
         target = torch.empty_like(made)
         for c in range(len(CLASSES)):
             of_class = labels == c

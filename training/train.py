@@ -2,9 +2,7 @@
 
     python -m training.train --preset 32 --phase pretrain --data training/data/32 --run training/runs/32
     python -m training.train --preset 32 --phase tune     --data training/data/32 --run training/runs/32
-    python -m training.train --preset 32 --phase distill  --data training/data/32 --run training/runs/32
-    python -m training.train --preset 32 --phase polish   --data training/data/32 --run training/runs/32
-    python -m training.train --preset 32 --phase snap     --data training/data/32 --run training/runs/32
+    ... and so on with the phases distill, polish, snap, adversarial, finish
 
 Leaves `<phase>.safetensors` (the averaged weights, float32) and sample sheets in the run's folder. `--seconds`
 ends a call early, `--images` changes the length of the phase, `--init` starts from a pipeline folder.
@@ -21,14 +19,24 @@ from typing import Any, get_args
 import torch
 from diffusers import UNet2DModel
 
+from training.adversarial import AdversarialTuner
 from training.data import Avatars
 from training.distiller import Distiller
+from training.finisher import Finisher
 from training.losses import stage_of
 from training.polisher import Polisher
 from training.recipe import PRESETS, Phase, PhaseSettings
 from training.snapper import Snapper
 from training.state import load_weights
 from training.trainer import Trainer
+
+ORDER: tuple[Phase, ...] = ("pretrain", "tune", "distill", "polish", "snap", "adversarial", "finish")
+KEEPERS: dict[str, type[Polisher]] = {
+    "polish": Polisher,
+    "snap": Snapper,
+    "adversarial": AdversarialTuner,
+    "finish": Finisher,
+}  # phases that keep the weights they began with
 
 
 def train(trainer: Trainer, seconds: float, save_every: float, sheet_every: float) -> None:
@@ -69,8 +77,8 @@ def starting_weights(args: argparse.Namespace) -> dict[str, torch.Tensor] | None
             args.init, subfolder="unet", torch_dtype=torch.float32, low_cpu_mem_usage=False
         )
         return dict(unet.state_dict())
-    before = {"tune": "pretrain", "distill": "tune", "polish": "distill", "snap": "polish"}.get(args.phase)
-    return load_weights(args.run / f"{before}.safetensors") if before else None
+    place = ORDER.index(args.phase) if args.phase in ORDER else 0
+    return load_weights(args.run / f"{ORDER[place - 1]}.safetensors") if place else None
 
 
 def changed(phase: PhaseSettings, args: argparse.Namespace) -> dict[str, Any]:
@@ -118,10 +126,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.phase == "distill":
         teacher = load_weights(args.teacher or args.run / "pretrain.safetensors")
         trainer: Trainer = Distiller(recipe, data, args.run, args.device, bf16, args.compile, teacher)
-    elif args.phase == "polish":
-        trainer = Polisher(recipe, data, args.run, args.device, bf16, args.compile)
-    elif args.phase == "snap":
-        trainer = Snapper(recipe, data, args.run, args.device, bf16, args.compile)
+    elif args.phase in KEEPERS:
+        trainer = KEEPERS[args.phase](recipe, data, args.run, args.device, bf16, args.compile)
     else:
         trainer = Trainer(recipe, args.phase, data, args.run, args.device, bf16, args.compile)
     if not trainer.resume() and (weights := starting_weights(args)) is not None:

@@ -14,9 +14,8 @@ from training import export
 from training.data import Avatars
 from training.distiller import Distiller
 from training.network import MovingAverage, build_unet
-from training.polisher import Polisher
 from training.recipe import CLASSES, PRESETS, Phase
-from training.snapper import Snapper
+from training.train import KEEPERS
 from training.trainer import Trainer
 
 
@@ -32,18 +31,14 @@ def trainer(phase: Phase, data: Avatars, run: Path) -> Trainer:
     if phase == "distill":
         teacher = dict(build_unet(recipe.network).state_dict())
         return Distiller(recipe, data, run, "cpu", bf16=False, compiled=False, teacher=teacher)
-    if phase == "polish":
-        polisher = Polisher(recipe, data, run, "cpu", bf16=False, compiled=False)
-        polisher.start_from(build_unet(recipe.network).state_dict())
-        return polisher
-    if phase == "snap":
-        snapper = Snapper(recipe, data, run, "cpu", bf16=False, compiled=False)
-        snapper.start_from(build_unet(recipe.network).state_dict())
-        return snapper
+    if phase in KEEPERS:
+        keeper = KEEPERS[phase](recipe, data, run, "cpu", bf16=False, compiled=False)
+        keeper.start_from(build_unet(recipe.network).state_dict())
+        return keeper
     return Trainer(recipe, phase, data, run, "cpu", bf16=False)
 
 
-@pytest.mark.parametrize("phase", ["pretrain", "tune", "distill", "polish", "snap"])
+@pytest.mark.parametrize("phase", ["pretrain", "tune", "distill", "polish", "snap", "adversarial", "finish"])
 def test_a_resumed_phase_ends_with_the_same_bits(phase: Phase, data: Avatars, tmp_path: Path) -> None:
     """Four steps at once, and two steps, a stop and two more, leave equal weights."""
     straight = trainer(phase, data, tmp_path)
