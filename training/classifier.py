@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,13 +47,20 @@ class Classifier(nn.Module):
         logits: Tensor = self.head(self.body(x))
         return logits
 
-    @torch.inference_mode()
-    def logits(self, images: np.ndarray, batch: int = 500) -> np.ndarray:
+    def logits(self, images: np.ndarray) -> np.ndarray:
         """All outputs for uint8 pictures `[N, H, W, 3]`: `[N, outputs]`."""
+        return self._in_batches(self, images)
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """What the last convolution sees in uint8 pictures `[N, H, W, 3]`, its mean over all places: `[N, D]`."""
+        return self._in_batches(lambda x: self.body(x).mean((2, 3)), images)
+
+    @torch.inference_mode()
+    def _in_batches(self, read: Callable[[Tensor], Tensor], images: np.ndarray, batch: int = 500) -> np.ndarray:
         self.eval()
         device = next(self.parameters()).device
         parts = [
-            self(to_signed(torch.from_numpy(np.ascontiguousarray(images[i : i + batch])).to(device)))
+            read(to_signed(torch.from_numpy(np.ascontiguousarray(images[i : i + batch])).to(device)))
             for i in range(0, len(images), batch)
         ]
         return torch.cat(parts).cpu().numpy()

@@ -42,6 +42,7 @@ class Judge:
         self.unseen = self._cached(cache / f"{name}-heldout-{n}.npy", self.heldout_images)
         self.probe = linear_probe(self.reference, self.labels, len(CLASSES))
         self.classifier = self._classifier(cache / f"{name}-classifier.pt", epochs, device)
+        self.reference_read = self.classifier.features(self.reference_images)
         self.everything = np.concatenate(self.train.images)
         self._read_heldout()
 
@@ -99,6 +100,7 @@ class Judge:
         nearest = nearest_distance(images, self.everything)
         result: dict[str, Any] = {
             "fd": round(frechet_distance(self.reference, features), 1),
+            "fd_cnn": round(frechet_distance(self.reference_read, self.classifier.features(images)), 2),
             "precision": round(precision, 3),
             "recall": round(recall, 3),
             "nearest_train_rms_median": round(float(np.median(nearest)), 2),
