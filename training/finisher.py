@@ -23,7 +23,7 @@ KEPT = 2048  # own pictures, made once
 
 
 class Finisher(Polisher):
-    """Phase "finish". `own` are uint8 pictures `[KEPT, S, S, 3]`, in the order of their classes: 0, 1, ..., 9, 0, ..."""
+    """Phase "finish". `own` are uint8 pictures `[KEPT, S, S, 3]`, of the classes 0, 1, ..., 9, 0, ... in turn."""
 
     kept_for: Phase = "finish"
     own: Tensor
