@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from training.data import to_signed
-from training.network import SIGMA_MAX
 from training.polisher import PASSES, Polisher, flattened
 from training.recipe import CLASSES, Phase
 from training.sampling import to_uint8
@@ -36,12 +35,9 @@ class Finisher(Polisher):
     @torch.no_grad()
     def one_step_pictures(self) -> Tensor:
         """Samples of the weights before, filtered as targets are."""
-        size = self.data.image_size
         made = []
         for labels in (torch.arange(KEPT) % len(CLASSES)).to(self.device).split(self.phase.batch):
-            x = SIGMA_MAX * torch.randn((len(labels), 3, size, size), generator=self.generator).to(self.device)
-            sigma = torch.full((len(labels),), SIGMA_MAX, device=self.device)
-            picture = self.estimate_before(x.contiguous(memory_format=torch.channels_last), sigma, labels)
+            picture = self.one_step_before(labels)
             for _ in range(PASSES):
                 picture = flattened(picture)
             made.append(torch.from_numpy(to_uint8(picture)).to(self.device))

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from training.data import Avatars
-from training.network import build_unet, denoiser
+from training.network import SIGMA_MAX, build_unet, denoiser
 from training.recipe import Phase, Recipe
 from training.starts import draw_starts
 from training.trainer import Trainer
@@ -60,6 +60,14 @@ class Polisher(Trainer):
         for _ in range(PASSES):
             target = flattened(target)
         return x, sigma, labels, target
+
+    @torch.no_grad()
+    def one_step_before(self, labels: Tensor) -> Tensor:
+        """One-step samples of the weights before, `[B, 3, H, W]`."""
+        size = self.data.image_size
+        x = torch.randn((len(labels), 3, size, size), generator=self.generator).to(self.device) * SIGMA_MAX
+        sigma = torch.full((len(labels),), SIGMA_MAX, device=self.device)
+        return self.estimate_before(x.contiguous(memory_format=torch.channels_last), sigma, labels)
 
     def state(self) -> dict[str, Any]:
         """The model's, and the weights before it."""

@@ -97,18 +97,9 @@ def main(argv: list[str] | None = None) -> None:
     train.main([*common, "--phase", "pretrain", "--seconds", "5"])  # stopped on the way, as on a lent GPU
     train.main([*common, "--phase", "pretrain"])
     say("pre-trained", began)
-    train.main([*common, "--phase", "tune"])
-    say("tuned", began)
-    train.main([*common, "--phase", "distill"])
-    say("distilled", began)
-    train.main([*common, "--phase", "polish"])
-    say("polished", began)
-    train.main([*common, "--phase", "snap"])
-    say("snapped", began)
-    train.main([*common, "--phase", "adversarial"])
-    say("criticised", began)
-    train.main([*common, "--phase", "finish"])
-    say("finished", began)
+    for phase in train.ORDER[1:]:
+        train.main([*common, "--phase", phase])
+        say(f"phase {phase} done", began)
     export.main(["--preset", "smoke", "--weights", str(run / "finish.safetensors"), "--out", str(folder)])
     arguments = ["--pipeline", str(folder), "--data", str(data), "--out", str(out / "results.json")]
     arguments += ["--teacher", str(run / "pretrain.safetensors"), "--preset", "smoke", "--cache", str(out / "cache")]

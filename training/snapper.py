@@ -14,6 +14,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -81,13 +82,8 @@ class Snapper(Polisher):
     def _find_prices(self) -> None:
         """By one-step samples of the weights before."""
         labels = torch.arange(len(CLASSES)).repeat_interleave(PRICED_BY).to(self.device)
-        made = []
-        for some in labels.split(self.phase.batch):
-            shape = (len(some), 3, self.data.image_size, self.data.image_size)
-            x = torch.randn(shape, generator=self.generator).to(self.device) * SIGMA_MAX
-            sigma = torch.full((len(some),), SIGMA_MAX, device=self.device)
-            made.append(self._made(x.contiguous(memory_format=torch.channels_last), sigma, some))
-        for c, pictures in enumerate(torch.cat(made).split(PRICED_BY)):
+        made = np.concatenate([to_uint8(self.one_step_before(some)) for some in labels.split(self.phase.batch)])
+        for c, pictures in enumerate(torch.from_numpy(made).to(self.device).split(PRICED_BY)):
             distances = squared_distances(pictures, torch.from_numpy(self.data.images[c]).to(self.device))
             self.prices[c] = balancing_prices(distances, self.data.attributes(c))
 
