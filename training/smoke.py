@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> None:
     render(data)
     say("rendered", began)
     common = ["--preset", "smoke", "--data", str(data), "--run", str(run), "--device", "cpu"]
-    train.main([*common, "--phase", "pretrain", "--seconds", "5"])  # stopped on the way, as on a lent GPU
+    train.main([*common, "--phase", "pretrain", "--seconds", "5"])  # stopped on the way, to go on after it
     train.main([*common, "--phase", "pretrain"])
     say("pre-trained", began)
     for phase in train.ORDER[1:]:

@@ -1,4 +1,4 @@
-"""A last touch: the model's pictures move some way towards the avatars that they already look like.
+"""A touch of real avatars: the model's pictures move some way towards the avatars that they already look like.
 
 What the weights at the phase's start make of some noise, grainy and sometimes two things at once, is most like some
 real avatar: that one becomes the target for the same noise. This is a nearest neighbour of a sample; in implicit
