@@ -21,6 +21,7 @@ from training.data import Avatars
 from training.feature_maps import FeatureMaps
 from training.recipe import CLASSES, Phase, Recipe
 from training.snapper import Snapper
+from training.starts import OWN, put_own
 
 CRITIC_LEARNING_RATE = 4e-4
 BETAS = (0.0, 0.99)  # of short memory: what the other network does changes all the time
@@ -32,10 +33,15 @@ COLOURS, VALUES = 50.0, 400.0  # weights of the distances to the target
 
 
 class AdversarialTuner(Snapper):
-    """Phase "adversarial". Starts and targets are the last touch's, those with more of its prices."""
+    """Phase "adversarial". Starts and targets are the last touch's, and pictures of the model's own.
+
+    `own` are some that it made in the step before, of noise or of others, `[R, 3, H, W]`, and their labels: so the
+    critic sees second steps and later ones as they will be.
+    """
 
     kept_for: Phase = "adversarial"
-    share_of_prices: float = 0.5
+    share_of_prices: float = 1.0  # here targets say little but colours, and the critic keeps pictures whole
+    own: tuple[Tensor, Tensor] | None = None
 
     def __init__(self, recipe: Recipe, data: Avatars, run: Path, device: str, bf16: bool, compiled: bool) -> None:
         super().__init__(recipe, data, run, device, bf16, compiled)
@@ -57,6 +63,13 @@ class AdversarialTuner(Snapper):
                 made = self.denoise(x, sigma, labels)
             self._teach_critic(self._opinions(made, labels))
 
+    def examples(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The last touch's, with own pictures instead of the first of the noised avatars."""
+        batch = super().examples()
+        if self.own is not None:
+            put_own(batch, *self.own, self.generator)
+        return batch
+
     def loss(self) -> Tensor:
         """Of a new batch: its gradient is what critic and targets ask for, its value says little.
 
@@ -64,6 +77,8 @@ class AdversarialTuner(Snapper):
         """
         x, sigma, labels, target = self.examples()
         made = self.denoise(x, sigma, labels)
+        kept = torch.randperm(len(x), generator=self.generator)[: max(1, int(len(x) * OWN))].to(self.device)
+        self.own = made.detach()[kept].clamp(-1, 1), labels[kept]
         seen = made.detach().requires_grad_()
         opinions = self._opinions(seen, labels)
         liked = torch.stack([opinion.mean() for opinion in opinions]).mean()
@@ -98,12 +113,13 @@ class AdversarialTuner(Snapper):
     def state(self) -> dict[str, Any]:
         """The last touch's and the critic's."""
         others = {"critic": self.critic.state_dict(), "critic_optimizer": self.critic_optimizer.state_dict()}
-        return super().state() | others
+        return super().state() | others | {"own": self.own}
 
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
         self.critic.load_state_dict(state["critic"])
         self.critic_optimizer.load_state_dict(state["critic_optimizer"])
+        self.own = state["own"]
 
 
 def distance_to_target(made: Tensor, target: Tensor, sigma: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The end: the polish again, of what the critic left, and second steps that keep what the first one drew.
+"""The end: the polish again, of what the critic left, on backgrounds of one colour, and second steps that keep it all.
 
 A second step begins at the model's own picture with new noise. The polish knows noised avatars only, and what it makes
 of noised pictures of its own is softer than they were; here the same picture is the target.
@@ -6,18 +6,19 @@ of noised pictures of its own is softer than they were; here the same picture is
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from training.data import to_signed
+from training.backgrounds import Backgrounds
+from training.data import Avatars, to_signed
 from training.polisher import PASSES, Polisher, flattened
-from training.recipe import CLASSES, Phase
+from training.recipe import CLASSES, Phase, Recipe
 from training.sampling import to_uint8
+from training.starts import OWN, put_own
 
-OWN = 0.25  # share of starts that are the model's own pictures with noise
-OWN_FROM, OWN_TO = 0.2, 5.0  # the noise on them, alike in ln sigma
 KEPT = 2048  # own pictures, made once
 
 
@@ -27,6 +28,10 @@ class Finisher(Polisher):
     kept_for: Phase = "finish"
     own: Tensor
 
+    def __init__(self, recipe: Recipe, data: Avatars, run: Path, device: str, bf16: bool, compiled: bool) -> None:
+        super().__init__(recipe, data, run, device, bf16, compiled)
+        self.backgrounds = Backgrounds(data, device)
+
     def start_from(self, weights: dict[str, Tensor]) -> None:
         """Begins as the polish does, and makes some pictures."""
         super().start_from(weights)
@@ -34,28 +39,24 @@ class Finisher(Polisher):
 
     @torch.no_grad()
     def one_step_pictures(self) -> Tensor:
-        """Samples of the weights before, filtered as targets are."""
+        """Samples of the weights before, as targets are."""
         made = []
         for labels in (torch.arange(KEPT) % len(CLASSES)).to(self.device).split(self.phase.batch):
             picture = self.one_step_before(labels)
             for _ in range(PASSES):
                 picture = flattened(picture)
+            picture = self.backgrounds.levelled(picture, labels)
             made.append(torch.from_numpy(to_uint8(picture)).to(self.device))
         return torch.cat(made)
 
     @torch.no_grad()
     def examples(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The polish's, with the model's own pictures instead of the first of the noised avatars."""
+        """The polish's, levelled, with the model's own pictures instead of the first of the noised avatars."""
         x, sigma, labels, target = super().examples()
-        rows = max(1, int(len(x) * OWN))
-        chosen = torch.randint(KEPT, (rows,), generator=self.generator).to(self.device)
-        place = torch.rand(rows, generator=self.generator).to(self.device)
-        noise = torch.randn(x[:rows].shape, generator=self.generator).to(self.device)
-        sigma[:rows] = OWN_FROM * (OWN_TO / OWN_FROM) ** place
-        labels[:rows] = chosen % len(CLASSES)
-        target[:rows] = to_signed(self.own[chosen])
-        x[:rows] = target[:rows] + sigma[:rows].view(-1, 1, 1, 1) * noise
-        return x, sigma, labels, target
+        batch = x, sigma, labels, self.backgrounds.levelled(target, labels)
+        chosen = torch.randint(KEPT, (max(1, int(len(x) * OWN)),), generator=self.generator).to(self.device)
+        put_own(batch, to_signed(self.own[chosen]), chosen % len(CLASSES), self.generator)
+        return batch
 
     def state(self) -> dict[str, Any]:
         """The polish's, and the model's own pictures."""

@@ -9,6 +9,9 @@ from training.data import Avatars
 from training.network import SIGMA_MAX
 from training.recipe import CLASSES
 
+OWN = 0.25  # share of starts that are the model's own pictures with noise, as second and later steps have
+OWN_FROM, OWN_TO = 0.1, 5.0  # the noise on them, alike in ln sigma: above, a picture hardly shows through
+
 
 def draw_starts(
     data: Avatars, size: int, share_noised: float, noised_from: float, generator: torch.Generator, device: str
@@ -28,3 +31,20 @@ def draw_starts(
     x = torch.randn((size, *pictures.shape[1:]), generator=generator).to(device) * sigma.view(-1, 1, 1, 1)
     x[:noised] += pictures
     return x.contiguous(memory_format=torch.channels_last), sigma, labels
+
+
+def put_own(
+    batch: tuple[Tensor, Tensor, Tensor, Tensor], own: Tensor, own_labels: Tensor, generator: torch.Generator
+) -> None:
+    """Own pictures `[R, 3, H, W]` and their labels `[R]` instead of the first R starts, as what to make of themselves.
+
+    A batch is x, sigma, labels and targets; it is changed in place.
+    """
+    x, sigma, labels, target = batch
+    rows = len(own)
+    place = torch.rand(rows, generator=generator).to(x.device)
+    noise = torch.randn(own.shape, generator=generator).to(x.device)
+    sigma[:rows] = OWN_FROM * (OWN_TO / OWN_FROM) ** place
+    labels[:rows] = own_labels
+    target[:rows] = own
+    x[:rows] = own + sigma[:rows].view(-1, 1, 1, 1) * noise

@@ -17,6 +17,8 @@ from training.adversarial import HAZE, AdversarialTuner, distance_to_target
 from training.feature_maps import FeatureMaps
 from training.network import SIGMA_MAX
 from training.recipe import PRESETS
+from training.sampling import to_uint8
+from training.starts import OWN_FROM, OWN_TO
 
 
 def test_maps_are_those_of_the_package() -> None:
@@ -56,6 +58,36 @@ def test_the_critic_sees_all_pictures_through_one_window(tmp_path: Path) -> None
     noise = torch.stack([w - w.mean((1, 2), keepdim=True) for w in windows]).std((2, 3, 4))
     assert float(noise.max()) < 1.1 * HAZE
     assert float(noise.min()) < 0.1 * HAZE
+
+
+def test_a_quarter_of_the_starts_are_what_the_step_before_made(tmp_path: Path) -> None:
+    """Rows 0 to 3 of 16 are its pictures with noise, theirs are the targets and classes; other rows are as before."""
+    trainer = grainy_polisher(AdversarialTuner, tmp_path)
+    assert trainer.own is None
+    trainer.step()
+    assert trainer.own is not None
+    pictures, classes = trainer.own
+    x, sigma, labels, target = trainer.examples()
+    assert pictures.shape == (4, 3, 16, 16)
+    assert torch.equal(target[:4], pictures)
+    assert torch.equal(labels[:4], classes)
+    assert all(OWN_FROM <= s <= OWN_TO for s in sigma[:4].tolist())
+    noise = (x[:4] - pictures) / sigma[:4].view(-1, 1, 1, 1)
+    assert abs(float(noise.std()) - 1) < 0.1
+    avatars = {picture.tobytes() for images in trainer.data.images for picture in images}
+    assert all(to_uint8(row[None])[0].tobytes() in avatars for row in target[4:])
+    assert not any(to_uint8(row[None])[0].tobytes() in avatars for row in target[:4])
+
+
+def test_own_pictures_survive_a_stop(tmp_path: Path) -> None:
+    """Saved and resumed, the next batch is the same, own pictures included."""
+    first = grainy_polisher(AdversarialTuner, tmp_path)
+    first.step()
+    first.save()
+    second = AdversarialTuner(first.recipe, first.data, tmp_path, "cpu", bf16=False, compiled=False)
+    assert second.resume()
+    for one, other in zip(first.examples(), second.examples(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_the_model_learns_what_the_critic_likes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

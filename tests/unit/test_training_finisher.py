@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from tests.grainy_polisher import grainy_polisher
+from training import backgrounds
 from training.data import to_signed
-from training.finisher import KEPT, OWN_FROM, OWN_TO, Finisher
+from training.finisher import KEPT, Finisher
 from training.network import SIGMA_MAX
+from training.starts import OWN_FROM, OWN_TO
 
 
 def test_a_quarter_of_the_starts_are_own_pictures(tmp_path: Path) -> None:
@@ -28,8 +31,9 @@ def test_a_quarter_of_the_starts_are_own_pictures(tmp_path: Path) -> None:
         assert abs(float(noise.mean())) < 0.1
 
 
-def test_own_pictures_have_no_grain(tmp_path: Path) -> None:
+def test_own_pictures_have_no_grain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A network with grain: what is kept has passed the filter, and still shows different pictures."""
+    monkeypatch.setattr(backgrounds, "STEP", 0.0)  # else the whole of such pictures is background
     finisher = grainy_polisher(Finisher, tmp_path)
     x = SIGMA_MAX * torch.randn(40, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -37,3 +41,15 @@ def test_own_pictures_have_no_grain(tmp_path: Path) -> None:
     own = to_signed(finisher.own[:40])
     assert float(own.diff(dim=3).abs().mean()) < 0.5 * float(grainy.diff(dim=3).abs().mean())
     assert len({picture.numpy().tobytes() for picture in finisher.own[:40]}) == 40
+
+
+def test_targets_have_one_background(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """These pictures are all background: targets are of one colour, and would not be without the levelling."""
+
+    def plain_targets() -> int:
+        target = grainy_polisher(Finisher, tmp_path).examples()[3]
+        return int((target == target[:, :, :1, :1]).flatten(1).all(1).sum())
+
+    assert plain_targets() > 8
+    monkeypatch.setattr(backgrounds, "STEP", 0.0)
+    assert plain_targets() == 0
