@@ -16,13 +16,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from training.backgrounds import Backgrounds
 from training.critic import Critic, hinge
 from training.data import Avatars
 from training.feature_maps import FeatureMaps
+from training.polisher import without_grain
 from training.recipe import CLASSES, Phase, Recipe
 from training.snapper import Snapper
-from training.starts import OWN, put_own
+from training.starts import put_own
 
+OWN, OWN_FROM = 0.375, 0.3  # share of starts that are the model's own pictures, and the least noise of those
 CRITIC_LEARNING_RATE = 4e-4
 BETAS = (0.0, 0.99)  # of short memory: what the other network does changes all the time
 ENLARGED_TO = 128  # pixels on a side of what the critic sees; its finest map has a place for four of them
@@ -30,22 +33,25 @@ LEFT_OUT = 8  # the critic sees a window, smaller than the picture by one of so 
 HAZE = 0.2  # the most noise on what it sees, in units of values in [-1, 1]: without it, it wins and teaches little
 CELL = 8  # pixels on a side of the squares whose mean colours are compared with the target's
 COLOURS, VALUES = 50.0, 400.0  # weights of the distances to the target
+EVEN = 50.0  # weight of the distance to the same picture with a level background
 
 
 class AdversarialTuner(Snapper):
     """Phase "adversarial". Starts and targets are the last touch's, and pictures of the model's own.
 
-    `own` are some that it made in the step before, of noise or of others, `[R, 3, H, W]`, and their labels: so the
-    critic sees second steps and later ones as they will be.
+    `own` are some that it made in the step before, of noise or of others, without their grain, `[R, 3, H, W]`, and
+    their labels: so the critic sees second steps and later ones as they will be.
     """
 
     kept_for: Phase = "adversarial"
     share_of_prices: float = 1.0  # here targets say little but colours, and the critic keeps pictures whole
+    share_noised: float = 0.5
     own: tuple[Tensor, Tensor] | None = None
 
     def __init__(self, recipe: Recipe, data: Avatars, run: Path, device: str, bf16: bool, compiled: bool) -> None:
         super().__init__(recipe, data, run, device, bf16, compiled)
         self.maps = FeatureMaps(ENLARGED_TO // data.image_size, bf16).to(device)
+        self.backgrounds = Backgrounds(data, device)
         self.critic = Critic(FeatureMaps.channels, len(CLASSES)).to(device)
         self.optimizer = self._adam(self.unet, self.phase.learning_rate)
         self.critic_optimizer = self._adam(self.critic, CRITIC_LEARNING_RATE)
@@ -67,7 +73,7 @@ class AdversarialTuner(Snapper):
         """The last touch's, with own pictures instead of the first of the noised avatars."""
         batch = super().examples()
         if self.own is not None:
-            put_own(batch, *self.own, self.generator)
+            put_own(batch, *self.own, OWN_FROM, self.generator)
         return batch
 
     def loss(self) -> Tensor:
@@ -77,14 +83,16 @@ class AdversarialTuner(Snapper):
         """
         x, sigma, labels, target = self.examples()
         made = self.denoise(x, sigma, labels)
+        clean = without_grain(made.detach().clamp(-1, 1))
         kept = torch.randperm(len(x), generator=self.generator)[: max(1, int(len(x) * OWN))].to(self.device)
-        self.own = made.detach()[kept].clamp(-1, 1), labels[kept]
+        self.own = clean[kept], labels[kept]
         seen = made.detach().requires_grad_()
         opinions = self._opinions(seen, labels)
         liked = torch.stack([opinion.mean() for opinion in opinions]).mean()
         (pull,) = torch.autograd.grad(-liked, seen, retain_graph=True)
         self._teach_critic(opinions)
-        return (made * pull).sum() + distance_to_target(made, target, sigma)
+        uneven = (made - self.backgrounds.levelled(made.detach(), labels, seen=clean)).abs().mean()
+        return (made * pull).sum() + distance_to_target(made, target, sigma) + EVEN * uneven
 
     def _opinions(self, pictures: Tensor, labels: Tensor) -> list[Tensor]:
         """The critic's logits `[B, h, w]` for every map."""
@@ -128,5 +136,5 @@ def distance_to_target(made: Tensor, target: Tensor, sigma: Tensor) -> Tensor:
     Under little noise there is one right picture, and the target is it; under much, details are the critic's business.
     """
     off = made - target
-    values = (off.abs().mean((1, 2, 3)) / (1 + sigma)).mean()
+    values = (off.abs().mean((1, 2, 3)) / (1 + sigma).pow(3)).mean()
     return COLOURS * functional.avg_pool2d(off, CELL).abs().mean() + VALUES * values

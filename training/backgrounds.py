@@ -31,14 +31,15 @@ class Backgrounds:
         shares = [background(to_signed(pictures)).float().mean((1, 2)).quantile(USUAL) for pictures in some]
         self.largest = (torch.stack(shares) + MORE).to(device)
 
-    def levelled(self, pictures: Tensor, labels: Tensor) -> Tensor:
+    def levelled(self, pictures: Tensor, labels: Tensor, seen: Tensor | None = None) -> Tensor:
         """Pictures `[B, 3, H, W]` in [-1, 1] with the background in the avatars' colour that it is most like.
 
-        Where it cannot be told from the drawing, a picture stays as it is.
+        Where it cannot be told from the drawing, a picture stays as it is. It is looked for in `seen`, if given.
         """
-        where = background(pictures)
+        clear = pictures if seen is None else seen
+        where = background(clear)
         where &= (where.float().mean((1, 2)) <= self.largest[labels]).view(-1, 1, 1)
-        middle = pictures.masked_fill(~where[:, None], torch.nan).flatten(2).nanmedian(2).values.nan_to_num()
+        middle = clear.masked_fill(~where[:, None], torch.nan).flatten(2).nanmedian(2).values.nan_to_num()
         if len(self.colours):
             middle = self.colours[(middle[:, None] - self.colours).abs().sum(2).argmin(1)]
         return torch.where(where[:, None], middle[:, :, None, None], pictures)

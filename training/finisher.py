@@ -14,11 +14,12 @@ from torch import Tensor
 
 from training.backgrounds import Backgrounds
 from training.data import Avatars, to_signed
-from training.polisher import PASSES, Polisher, flattened
+from training.polisher import Polisher, without_grain
 from training.recipe import CLASSES, Phase, Recipe
 from training.sampling import to_uint8
-from training.starts import OWN, put_own
+from training.starts import put_own
 
+OWN, OWN_FROM = 0.25, 0.1  # share of starts that are the model's own pictures, and the least noise of those
 KEPT = 2048  # own pictures, made once
 
 
@@ -42,10 +43,7 @@ class Finisher(Polisher):
         """Samples of the weights before, as targets are."""
         made = []
         for labels in (torch.arange(KEPT) % len(CLASSES)).to(self.device).split(self.phase.batch):
-            picture = self.one_step_before(labels)
-            for _ in range(PASSES):
-                picture = flattened(picture)
-            picture = self.backgrounds.levelled(picture, labels)
+            picture = self.backgrounds.levelled(without_grain(self.one_step_before(labels)), labels)
             made.append(torch.from_numpy(to_uint8(picture)).to(self.device))
         return torch.cat(made)
 
@@ -55,7 +53,7 @@ class Finisher(Polisher):
         x, sigma, labels, target = super().examples()
         batch = x, sigma, labels, self.backgrounds.levelled(target, labels)
         chosen = torch.randint(KEPT, (max(1, int(len(x) * OWN)),), generator=self.generator).to(self.device)
-        put_own(batch, to_signed(self.own[chosen]), chosen % len(CLASSES), self.generator)
+        put_own(batch, to_signed(self.own[chosen]), chosen % len(CLASSES), OWN_FROM, self.generator)
         return batch
 
     def state(self) -> dict[str, Any]:

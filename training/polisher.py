@@ -56,10 +56,7 @@ class Polisher(Trainer):
     def examples(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """A batch of x `[B, 3, H, W]`, sigma `[B]`, class labels `[B]` and what to make of them, `[B, 3, H, W]`."""
         x, sigma, labels = draw_starts(self.data, self.phase.batch, NOISED, NOISED_FROM, self.generator, self.device)
-        target = self.estimate_before(x, sigma, labels)
-        for _ in range(PASSES):
-            target = flattened(target)
-        return x, sigma, labels, target
+        return x, sigma, labels, without_grain(self.estimate_before(x, sigma, labels))
 
     @torch.no_grad()
     def one_step_before(self, labels: Tensor) -> Tensor:
@@ -76,6 +73,13 @@ class Polisher(Trainer):
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
         self.before.load_state_dict(state["before"])
+
+
+def without_grain(pictures: Tensor) -> Tensor:
+    """Pictures `[B, C, H, W]` in [-1, 1] after all passes of the filter."""
+    for _ in range(PASSES):
+        pictures = flattened(pictures)
+    return pictures
 
 
 def flattened(x: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from training.recipe import CLASSES, Phase, Recipe
 from training.sampling import to_uint8
 from training.starts import draw_starts
 
-NOISED, NOISED_FROM = 0.4, 0.2  # share of starts that are noised pictures, and the least noise of those
+NOISED_FROM = 0.2  # the least noise of starts that are noised pictures
 AHEAD = 1024  # samples whose targets are looked for at once: most of the work is to read the avatars
 PRICED_BY = 512  # samples of each class by which prices are found
 PRICED_FROM = 5.0  # sigma below which prices do not count: there the picture under the noise is to be found
@@ -37,6 +37,7 @@ class Snapper(Polisher):
     """Phase "snap": as the polish, with avatars as targets."""
 
     kept_for: Phase = "snap"
+    share_noised: float = 0.4  # of starts; the others are noise alone
     share_of_prices: float = 0.3  # with all of them, targets are too far from what the model makes
 
     def __init__(self, recipe: Recipe, data: Avatars, run: Path, device: str, bf16: bool, compiled: bool) -> None:
@@ -61,7 +62,9 @@ class Snapper(Polisher):
         """Batches of x, sigma, labels and the avatars to make of them, uint8 `[B, H, W, 3]`."""
         size = self.phase.batch
         amount, source = max(1, AHEAD // size), self.generator
-        batches = [draw_starts(self.data, size, NOISED, NOISED_FROM, source, self.device) for _ in range(amount)]
+        batches = [
+            draw_starts(self.data, size, self.share_noised, NOISED_FROM, source, self.device) for _ in range(amount)
+        ]
         made = torch.cat([self._made(*batch) for batch in batches])
         sigma, labels = (torch.cat([batch[i] for batch in batches]) for i in (1, 2))
         height = (sigma.clamp(min=PRICED_FROM) / PRICED_FROM).log() / math.log(SIGMA_MAX / PRICED_FROM)

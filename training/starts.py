@@ -9,8 +9,7 @@ from training.data import Avatars
 from training.network import SIGMA_MAX
 from training.recipe import CLASSES
 
-OWN = 0.25  # share of starts that are the model's own pictures with noise, as second and later steps have
-OWN_FROM, OWN_TO = 0.1, 5.0  # the noise on them, alike in ln sigma: above, a picture hardly shows through
+OWN_TO = 5.0  # the most noise on the model's own pictures: above, a picture hardly shows through
 
 
 def draw_starts(
@@ -34,17 +33,21 @@ def draw_starts(
 
 
 def put_own(
-    batch: tuple[Tensor, Tensor, Tensor, Tensor], own: Tensor, own_labels: Tensor, generator: torch.Generator
+    batch: tuple[Tensor, Tensor, Tensor, Tensor],
+    own: Tensor,
+    own_labels: Tensor,
+    noised_from: float,
+    generator: torch.Generator,
 ) -> None:
     """Own pictures `[R, 3, H, W]` and their labels `[R]` instead of the first R starts, as what to make of themselves.
 
-    A batch is x, sigma, labels and targets; it is changed in place.
+    A batch is x, sigma, labels and targets; it is changed in place. Noise is alike in ln sigma.
     """
     x, sigma, labels, target = batch
     rows = len(own)
     place = torch.rand(rows, generator=generator).to(x.device)
     noise = torch.randn(own.shape, generator=generator).to(x.device)
-    sigma[:rows] = OWN_FROM * (OWN_TO / OWN_FROM) ** place
+    sigma[:rows] = noised_from * (OWN_TO / noised_from) ** place
     labels[:rows] = own_labels
     target[:rows] = own
     x[:rows] = own + sigma[:rows].view(-1, 1, 1, 1) * noise

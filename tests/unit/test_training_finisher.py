@@ -10,9 +10,9 @@ import torch
 from tests.grainy_polisher import grainy_polisher
 from training import backgrounds
 from training.data import to_signed
-from training.finisher import KEPT, Finisher
+from training.finisher import KEPT, OWN_FROM, Finisher
 from training.network import SIGMA_MAX
-from training.starts import OWN_FROM, OWN_TO
+from training.starts import OWN_TO
 
 
 def test_a_quarter_of_the_starts_are_own_pictures(tmp_path: Path) -> None:
