@@ -70,11 +70,12 @@ class AdversarialTuner(Snapper):
             self._teach_critic(self._opinions(made, labels))
 
     def examples(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The last touch's, with own pictures instead of the first of the noised avatars."""
-        batch = super().examples()
+        """The last touch's, with own pictures, to be made of themselves, instead of the first of the noised avatars."""
+        x, sigma, labels, target = super().examples()
         if self.own is not None:
-            put_own(batch, *self.own, OWN_FROM, self.generator)
-        return batch
+            put_own((x, sigma, labels), *self.own, OWN_FROM, self.generator)
+            target[: len(self.own[0])] = self.own[0]
+        return x, sigma, labels, target
 
     def loss(self) -> Tensor:
         """Of a new batch: its gradient is what critic and targets ask for, its value says little.

@@ -1,7 +1,6 @@
-"""The end: the polish again, of what the critic left, on backgrounds of one colour, and second steps that keep it all.
+"""The end: the polish again, of what the critic left, on backgrounds of one colour, in second steps, too.
 
-A second step begins at the model's own picture with new noise. The polish knows noised avatars only, and what it makes
-of noised pictures of its own is softer than they were; here the same picture is the target.
+A second step begins at the model's own picture with new noise; the polish knows noised avatars only.
 """
 
 from __future__ import annotations
@@ -9,12 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from training.backgrounds import Backgrounds
 from training.data import Avatars, to_signed
-from training.polisher import Polisher, without_grain
+from training.polisher import Polisher
 from training.recipe import CLASSES, Phase, Recipe
 from training.sampling import to_uint8
 from training.starts import put_own
@@ -40,21 +40,21 @@ class Finisher(Polisher):
 
     @torch.no_grad()
     def one_step_pictures(self) -> Tensor:
-        """Samples of the weights before, as targets are."""
-        made = []
-        for labels in (torch.arange(KEPT) % len(CLASSES)).to(self.device).split(self.phase.batch):
-            picture = self.backgrounds.levelled(without_grain(self.one_step_before(labels)), labels)
-            made.append(torch.from_numpy(to_uint8(picture)).to(self.device))
-        return torch.cat(made)
+        """Samples of the weights before, cleaned."""
+        batches = (torch.arange(KEPT) % len(CLASSES)).to(self.device).split(self.phase.batch)
+        made = [to_uint8(self.cleaned(self.one_step_before(labels), labels)) for labels in batches]
+        return torch.from_numpy(np.concatenate(made)).to(self.device)
 
-    @torch.no_grad()
-    def examples(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The polish's, levelled, with the model's own pictures instead of the first of the noised avatars."""
-        x, sigma, labels, target = super().examples()
-        batch = x, sigma, labels, self.backgrounds.levelled(target, labels)
-        chosen = torch.randint(KEPT, (max(1, int(len(x) * OWN)),), generator=self.generator).to(self.device)
-        put_own(batch, to_signed(self.own[chosen]), chosen % len(CLASSES), OWN_FROM, self.generator)
-        return batch
+    def starts(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The polish's, with the model's own pictures instead of the first of the noised avatars."""
+        starts = super().starts()
+        chosen = torch.randint(KEPT, (max(1, int(len(starts[0]) * OWN)),), generator=self.generator).to(self.device)
+        put_own(starts, to_signed(self.own[chosen]), chosen % len(CLASSES), OWN_FROM, self.generator)
+        return starts
+
+    def cleaned(self, pictures: Tensor, labels: Tensor) -> Tensor:
+        """The polish's, with level backgrounds."""
+        return self.backgrounds.levelled(super().cleaned(pictures, labels), labels)
 
     def state(self) -> dict[str, Any]:
         """The polish's, and the model's own pictures."""

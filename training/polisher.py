@@ -55,8 +55,16 @@ class Polisher(Trainer):
     @torch.no_grad()
     def examples(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """A batch of x `[B, 3, H, W]`, sigma `[B]`, class labels `[B]` and what to make of them, `[B, 3, H, W]`."""
-        x, sigma, labels = draw_starts(self.data, self.phase.batch, NOISED, NOISED_FROM, self.generator, self.device)
-        return x, sigma, labels, without_grain(self.estimate_before(x, sigma, labels))
+        x, sigma, labels = self.starts()
+        return x, sigma, labels, self.cleaned(self.estimate_before(x, sigma, labels), labels)
+
+    def starts(self) -> tuple[Tensor, Tensor, Tensor]:
+        """A batch of x, sigma and class labels."""
+        return draw_starts(self.data, self.phase.batch, NOISED, NOISED_FROM, self.generator, self.device)
+
+    def cleaned(self, pictures: Tensor, labels: Tensor) -> Tensor:
+        """Of pictures of the weights before, `[B, 3, H, W]`, what they should have been."""
+        return without_grain(pictures)
 
     @torch.no_grad()
     def one_step_before(self, labels: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from training.data import Avatars
 from training.network import SIGMA_MAX
 from training.recipe import CLASSES
 
-OWN_TO = 5.0  # the most noise on the model's own pictures: above, a picture hardly shows through
+OWN_TO = 5.0  # the most noise on the model's own pictures
 
 
 def draw_starts(
@@ -33,21 +33,16 @@ def draw_starts(
 
 
 def put_own(
-    batch: tuple[Tensor, Tensor, Tensor, Tensor],
-    own: Tensor,
-    own_labels: Tensor,
-    noised_from: float,
-    generator: torch.Generator,
+    starts: tuple[Tensor, Tensor, Tensor], own: Tensor, own_labels: Tensor, noised_from: float, source: torch.Generator
 ) -> None:
-    """Own pictures `[R, 3, H, W]` and their labels `[R]` instead of the first R starts, as what to make of themselves.
+    """Own pictures `[R, 3, H, W]` with noise, and their labels `[R]`, instead of the first R starts, in place.
 
-    A batch is x, sigma, labels and targets; it is changed in place. Noise is alike in ln sigma.
+    Noise is from `noised_from` to 5, alike in ln sigma: above, a picture hardly shows through.
     """
-    x, sigma, labels, target = batch
+    x, sigma, labels = starts
     rows = len(own)
-    place = torch.rand(rows, generator=generator).to(x.device)
-    noise = torch.randn(own.shape, generator=generator).to(x.device)
+    place = torch.rand(rows, generator=source).to(x.device)
+    noise = torch.randn(own.shape, generator=source).to(x.device)
     sigma[:rows] = noised_from * (OWN_TO / noised_from) ** place
     labels[:rows] = own_labels
-    target[:rows] = own
     x[:rows] = own + sigma[:rows].view(-1, 1, 1, 1) * noise
