@@ -105,8 +105,8 @@ PRESETS: dict[str, Recipe] = {
         distill=PhaseSettings(26_400, 32, 2.5e-4, 10, 0.99, p_mean=-1.0, p_std=1.1, ahead=100),
         polish=PhaseSettings(78_000, 16, 5e-4, 20, 0.995),
         snap=PhaseSettings(14_000, 32, 5e-4, 20, 0.99),
-        adversarial=PhaseSettings(30_000, 32, 3e-4, 20, 0.995, ahead=100),
-        finish=PhaseSettings(42_000, 16, 5e-4, 20, 0.995),
+        adversarial=PhaseSettings(64_000, 32, 3e-4, 20, 0.995, ahead=100),
+        finish=PhaseSettings(30_000, 16, 5e-4, 20, 0.995),
         scratch=PhaseSettings(250_000, 64, 4e-4, 200, 0.999, p_mean=0.5, p_std=1.8, stages=2, weighting="balanced"),
     ),
     # Every part in miniature, to see that it runs.
