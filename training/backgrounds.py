@@ -1,6 +1,6 @@
 """Backgrounds of one colour, as avatars have them: the model's own shade from one pastel into another.
 
-Used on targets of the finish. Distances and critics hardly notice a slow change of colour; the eye does.
+Used beside the critic and for the finish. Distances and critics hardly notice a slow change of colour; the eye does.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class Backgrounds:
     def levelled(self, pictures: Tensor, labels: Tensor, seen: Tensor | None = None) -> Tensor:
         """Pictures `[B, 3, H, W]` in [-1, 1] with the background in the avatars' colour that it is most like.
 
-        Where it cannot be told from the drawing, a picture stays as it is. It is looked for in `seen`, if given.
+        Where it cannot be told from the drawing, a picture stays as it is. It is looked for in `seen`, if given: the
+        same pictures without grain.
         """
         clear = pictures if seen is None else seen
         where = background(clear)

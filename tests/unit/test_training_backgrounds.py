@@ -69,6 +69,16 @@ def test_a_drawing_that_melts_into_the_background_is_left_alone(avatars: Avatars
     assert not torch.equal(levelled[1], both[1])
 
 
+def test_the_background_of_grainy_pictures_is_found_in_clear_ones(avatars: Avatars) -> None:
+    """Alone, grain hides it; with a clear picture it becomes level, and the drawing keeps its grain."""
+    clear, labels, backgrounds = shaded(0.0, 0.6), torch.tensor([3]), Backgrounds(avatars, "cpu")
+    grainy = clear + 0.2 * torch.randn(clear.shape, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(backgrounds.levelled(grainy, labels), grainy)
+    levelled = backgrounds.levelled(grainy, labels, seen=clear)
+    assert torch.equal(levelled[:, :, ~DISC], backgrounds.levelled(clear, labels)[:, :, ~DISC])
+    assert torch.equal(levelled[:, :, DISC], grainy[:, :, DISC])
+
+
 def test_an_area_of_the_same_colour_inside_the_drawing_is_drawing() -> None:
     """Only what is joined to the border is background."""
     picture = shaded(0.0, 0.0)
