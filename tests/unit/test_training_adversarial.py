@@ -94,6 +94,7 @@ def test_the_model_learns_what_the_critic_likes(tmp_path: Path, monkeypatch: pyt
     """Nearly grey pictures, avatars of all colours: with nothing but the critic, pictures get colours of their own."""
     monkeypatch.setattr(adversarial, "COLOURS", 0.0)
     monkeypatch.setattr(adversarial, "VALUES", 0.0)
+    monkeypatch.setattr(adversarial, "EVEN", 0.0)
     trainer = grainy_polisher(AdversarialTuner, tmp_path)
     trainer.phase = replace(trainer.phase, learning_rate=3e-4)
 
