@@ -12,13 +12,20 @@ from efficientnet_lite_pytorch import EfficientNet
 
 from tests.grainy_polisher import grainy_polisher
 from tests.plain_avatars import plain_avatars
-from training import adversarial
+from training import adversarial, snapper
 from training.adversarial import HAZE, OWN_FROM, AdversarialTuner, distance_to_target
 from training.feature_maps import FeatureMaps
 from training.network import SIGMA_MAX
 from training.recipe import PRESETS
 from training.sampling import to_uint8
 from training.starts import OWN_TO
+
+
+@pytest.fixture(autouse=True)
+def little_to_do_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer pictures by which prices are found, and targets are looked for."""
+    monkeypatch.setattr(snapper, "PRICED_BY", 64)
+    monkeypatch.setattr(snapper, "AHEAD", 64)
 
 
 def test_maps_are_those_of_the_package() -> None:
@@ -77,17 +84,6 @@ def test_many_starts_are_what_the_step_before_made(tmp_path: Path) -> None:
     avatars = {picture.tobytes() for images in trainer.data.images for picture in images}
     assert all(to_uint8(row[None])[0].tobytes() in avatars for row in target[6:])
     assert not any(to_uint8(row[None])[0].tobytes() in avatars for row in target[:6])
-
-
-def test_own_pictures_survive_a_stop(tmp_path: Path) -> None:
-    """Saved and resumed, the next batch is the same, own pictures included."""
-    first = grainy_polisher(AdversarialTuner, tmp_path)
-    first.step()
-    first.save()
-    second = AdversarialTuner(first.recipe, first.data, tmp_path, "cpu", bf16=False, compiled=False)
-    assert second.resume()
-    for one, other in zip(first.examples(), second.examples(), strict=True):
-        assert torch.equal(one, other)
 
 
 def test_the_model_learns_what_the_critic_likes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
