@@ -12,7 +12,7 @@ from efficientnet_lite_pytorch import EfficientNet
 
 from tests.grainy_polisher import grainy_polisher
 from tests.plain_avatars import plain_avatars
-from training import adversarial, snapper
+from training import adversarial, backgrounds, snapper
 from training.adversarial import HAZE, OWN_FROM, AdversarialTuner, distance_to_target
 from training.feature_maps import FeatureMaps
 from training.network import SIGMA_MAX
@@ -84,6 +84,18 @@ def test_many_starts_are_what_the_step_before_made(tmp_path: Path) -> None:
     avatars = {picture.tobytes() for images in trainer.data.images for picture in images}
     assert all(to_uint8(row[None])[0].tobytes() in avatars for row in target[6:])
     assert not any(to_uint8(row[None])[0].tobytes() in avatars for row in target[:6])
+
+
+def test_an_uneven_background_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss of the same batch is higher with that distance, and is not where no background is found."""
+
+    def loss(weight: float) -> float:
+        monkeypatch.setattr(adversarial, "EVEN", weight)
+        return float(grainy_polisher(AdversarialTuner, tmp_path).loss().detach())
+
+    assert loss(50.0) > loss(0.0) + 0.01
+    monkeypatch.setattr(backgrounds, "STEP", 0.0)
+    assert loss(50.0) == loss(0.0)
 
 
 def test_the_model_learns_what_the_critic_likes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
