@@ -113,6 +113,6 @@ def test_the_model_learns_what_the_critic_likes(tmp_path: Path, monkeypatch: pyt
         return float(made.mean((2, 3)).std())
 
     assert variety() < 0.1
-    for _ in range(25):
+    for _ in range(40):
         trainer.step()
-    assert variety() > 0.2
+    assert variety() > 0.25
