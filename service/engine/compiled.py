@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from service.engine.aoti_library import Library
 from service.engine.embedding import Key, Projections
 from service.engine.forward import SAME
+from service.engine.norm import cast
 from service.engine.packing import PackedConv2d, input_shapes
 from service.engine.protocol import Configure, EngineConfig, frame
 from service.engine.unet import UNetBody
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # of what `service.engine.compiling` makes
+FORMAT = 2  # of what `service.engine.compiling` makes
 SCRATCH = ".compiling-"
 STALE = 86400.0  # seconds after which the scratch folder of a compiler that was killed is removed
 
@@ -51,7 +52,8 @@ class CompiledForward:
         """`unet` is separable, in float32 on the CPU; it is taken apart. Compiles when no earlier start has."""
         self._dtype = dtype
         self._projections = Projections(unet)
-        body = UNetBody(unet).to(dtype)
+        body = UNetBody(unet)
+        cast(body, dtype)
         path = kept_library(info, config)
         try:
             self._library = Library(path, config.threads)

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from service.engine.embedding import Projections
+from service.engine.norm import cast
 from service.engine.packing import PACKED_FOR_ROWS
 from service.engine.process import die_with_parent
 from service.engine.protocol import HEADER, Configure, decode_to_engine
@@ -34,7 +35,8 @@ def compile_body(info: ModelInfo, dtype: torch.dtype, out: Path) -> None:
     get_cpp_compiler()  # raises here and not after half a minute's work when there is none
     unet = load_unet(info)
     projections = Projections(unet)
-    body = UNetBody(unet).to(dtype)
+    body = UNetBody(unet)
+    cast(body, dtype)
     for weight in body.parameters():
         if weight.ndim == 4:
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from service.diffusion.transfer import upload
 from service.engine.blocks import quicken
 from service.engine.embedding import Key, Projections, separable
-from service.engine.norm import replace_norms
+from service.engine.norm import cast, replace_norms
 from service.engine.packing import input_shapes, pack_convolutions
 from service.engine.protocol import EngineConfig
 from service.engine.unet import UNetBody
@@ -48,7 +48,8 @@ class PlainForward:
         self._device = device
         self._dtype = dtype
         # diffusers' own `to` warns of float32 modules that UNet2DModel does not have
-        self._unet = torch.nn.Module.to(unet, device=device, dtype=dtype)
+        self._unet = torch.nn.Module.to(unet, device=device)
+        cast(self._unet, dtype)
 
     def prepare(self, keys: Sequence[Key]) -> tuple[Tensor, ...]:
         """Times, and labels if there are any."""
@@ -80,7 +81,8 @@ class ProjectedForward:
         self._dtype = dtype
         self._embedding_dtype = dtype
         self._projections = Projections(unet)
-        self._body = UNetBody(unet).to(device, dtype)
+        self._body = UNetBody(unet).to(device)
+        cast(self._body, dtype)
         for weight in self._body.parameters():
             if weight.ndim == 4:
                 weight.data = weight.data.contiguous(memory_format=torch.channels_last)

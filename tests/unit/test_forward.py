@@ -154,6 +154,23 @@ def test_bfloat16_is_packed_where_the_cpu_has_units_for_it(tmp_path: Path) -> No
     assert (half.run(x, half.prepare(keys)) - expected).abs().max() <= 0.05 * expected.abs().max()
 
 
+@pytest.mark.parametrize("projected", [False, True])
+def test_norms_keep_float32_weights_on_a_cpu(tmp_path: Path, projected: bool) -> None:
+    """A norm's weight of 1 + 2^-9 is no bfloat16: rounded, a whole channel is off."""
+    info = made(tmp_path / "m", "plain")
+    unet = load_unet(info)
+    norms = [module for module in unet.modules() if isinstance(module, nn.GroupNorm)]
+    for norm in norms:
+        norm.weight.fill_(1 + 2**-9)
+    if projected:
+        ProjectedForward(unet, info, CPU, torch.bfloat16)
+    else:
+        PlainForward(unet, CPU, torch.bfloat16)
+    assert {norm.weight.dtype for norm in norms} == {torch.float32}
+    assert all((norm.weight == 1 + 2**-9).all() for norm in norms)
+    assert unet.conv_in.weight.dtype == torch.bfloat16
+
+
 def test_projections_are_the_same_bits_in_any_company(tmp_path: Path) -> None:
     unet = tiny_unet("imagenet_like")
     alone, together = Projections(copy.deepcopy(unet)), Projections(unet)
