@@ -1,6 +1,9 @@
-"""The end: the polish again, of what the critic left, on backgrounds of one colour, in second steps, too.
+"""The end: what the critic left, without its grain and on backgrounds of one colour, and a critic that sees grain.
 
-A second step begins at the model's own picture with new noise; the polish knows noised avatars only.
+As in the polish, what the weights before make, cleaned, is the target for the same start, which a network of this size
+reaches only in part: edges stay uneven. So the critic of the phase before goes on, with less haze over what it sees,
+and pulls each batch a few times as hard as the targets do. Some starts are the model's own pictures with new noise, as
+second steps have; the polish knows noised avatars only.
 """
 
 from __future__ import annotations
@@ -8,48 +11,65 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from training.backgrounds import Backgrounds
-from training.data import Avatars, to_signed
-from training.polisher import Polisher
-from training.recipe import CLASSES, Phase, Recipe
-from training.sampling import to_uint8
-from training.starts import put_own
+from training.data import Avatars
+from training.network import SIGMA_DATA
+from training.picture_critic import PictureCritic, short_memory
+from training.polisher import Polisher, distances
+from training.recipe import Phase, Recipe
+from training.starts import draw_starts, put_own
+from training.state import load_state
 
-OWN, OWN_FROM = 0.25, 0.1  # share of starts that are the model's own pictures, and the least noise of those
-KEPT = 2048  # own pictures, made once
+NOISED, NOISED_FROM = 0.6, 0.2  # share of starts that are pictures with noise, and the least noise of avatars
+OWN, OWN_FROM = 0.45, 0.1  # share of starts that are the model's own pictures, and the least noise of those
+HAZE = 0.07  # over what the critic sees
+PULL = 5.0  # of the critic, in units of the targets'
 
 
 class Finisher(Polisher):
-    """Phase "finish". `own` are uint8 pictures `[KEPT, S, S, 3]`, of the classes 0, 1, ..., 9, 0, ... in turn."""
+    """Phase "finish". `own` are some pictures of the step before, as they are, `[R, 3, H, W]`, and their labels."""
 
     kept_for: Phase = "finish"
-    own: Tensor
+    own: tuple[Tensor, Tensor] | None = None
 
     def __init__(self, recipe: Recipe, data: Avatars, run: Path, device: str, bf16: bool, compiled: bool) -> None:
         super().__init__(recipe, data, run, device, bf16, compiled)
+        self.critic = PictureCritic(data, self.generator, device, bf16, HAZE)
         self.backgrounds = Backgrounds(data, device)
+        self.optimizer = short_memory(self.unet, self.phase.learning_rate)
 
     def start_from(self, weights: dict[str, Tensor]) -> None:
-        """Begins as the polish does, and makes some pictures."""
+        """Begins as the polish does, with the critic of the phase before where the run has it."""
         super().start_from(weights)
-        self.own = self.one_step_pictures()
+        critic = self.run / "adversarial.state"
+        if critic.exists():
+            self.critic.restore(load_state(critic, self.device))
+        for _ in range(self.phase.ahead):
+            x, sigma, labels = self.starts()
+            with torch.no_grad():
+                made = self.denoise(x, sigma, labels)
+            self.critic.learn(made, labels)
 
-    @torch.no_grad()
-    def one_step_pictures(self) -> Tensor:
-        """Samples of the weights before, cleaned."""
-        batches = (torch.arange(KEPT) % len(CLASSES)).to(self.device).split(self.phase.batch)
-        made = [to_uint8(self.cleaned(self.one_step_before(labels), labels)) for labels in batches]
-        return torch.from_numpy(np.concatenate(made)).to(self.device)
+    def loss(self) -> Tensor:
+        """Of a new batch: its gradient is what critic and targets ask for, its value says little."""
+        x, sigma, labels, target = self.examples()
+        made = self.denoise(x, sigma, labels)
+        kept = torch.randperm(len(x), generator=self.generator)[: max(1, int(len(x) * OWN))].to(self.device)
+        self.own = made.detach()[kept].clamp(-1, 1), labels[kept]
+        # The less noise, the smaller a distance that can be seen
+        off = (distances(made, target) * (1 + (SIGMA_DATA / sigma).square()).pow(0.25)).mean()
+        (targets_pull,) = torch.autograd.grad(off, made, retain_graph=True)
+        pull = self.critic.pull(made, labels)
+        return off + PULL * targets_pull.norm() / pull.norm() * (made * pull).sum()
 
     def starts(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The polish's, with the model's own pictures instead of the first of the noised avatars."""
-        starts = super().starts()
-        chosen = torch.randint(KEPT, (max(1, int(len(starts[0]) * OWN)),), generator=self.generator).to(self.device)
-        put_own(starts, to_signed(self.own[chosen]), chosen % len(CLASSES), OWN_FROM, self.generator)
+        """The polish's, with own pictures instead of the first of the noised avatars."""
+        starts = draw_starts(self.data, self.phase.batch, NOISED, NOISED_FROM, self.generator, self.device)
+        if self.own is not None:
+            put_own(starts, *self.own, OWN_FROM, self.generator)
         return starts
 
     def cleaned(self, pictures: Tensor, labels: Tensor) -> Tensor:
@@ -57,9 +77,10 @@ class Finisher(Polisher):
         return self.backgrounds.levelled(super().cleaned(pictures, labels), labels)
 
     def state(self) -> dict[str, Any]:
-        """The polish's, and the model's own pictures."""
-        return super().state() | {"own": self.own}
+        """The polish's, the critic's, and the model's own pictures."""
+        return super().state() | self.critic.state() | {"own": self.own}
 
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
+        self.critic.restore(state)
         self.own = state["own"]

@@ -44,13 +44,9 @@ class Polisher(Trainer):
         self.before.load_state_dict(self.unet.state_dict())  # silenced as the model is
 
     def loss(self) -> Tensor:
-        """Of a new batch: mean distance to its targets, of values and of their steps to the next pixels.
-
-        Where a whole area is a little off its colour, values alone hardly ask for it to be even; steps do.
-        """
+        """Of a new batch: mean distance to its targets."""
         x, sigma, labels, target = self.examples()
-        off = self.denoise(x, sigma, labels) - target
-        return off.abs().mean() + off.diff(dim=2).abs().mean() + off.diff(dim=3).abs().mean()
+        return distances(self.denoise(x, sigma, labels), target).mean()
 
     @torch.no_grad()
     def examples(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -81,6 +77,15 @@ class Polisher(Trainer):
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
         self.before.load_state_dict(state["before"])
+
+
+def distances(made: Tensor, target: Tensor) -> Tensor:
+    """Between pictures `[B, 3, H, W]`, of values and of their steps to the next pixels: `[B]`.
+
+    Where a whole area is a little off its colour, values alone hardly ask for it to be even; steps do.
+    """
+    off = made - target
+    return sum((d.abs().mean((1, 2, 3)) for d in (off.diff(dim=2), off.diff(dim=3))), off.abs().mean((1, 2, 3)))
 
 
 def without_grain(pictures: Tensor) -> Tensor:

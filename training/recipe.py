@@ -93,7 +93,7 @@ PRESETS: dict[str, Recipe] = {
         polish=PhaseSettings(400_000, 256, 4e-4, 50, 0.998),
         snap=PhaseSettings(100_000, 256, 4e-4, 50, 0.998),
         adversarial=PhaseSettings(300_000, 256, 3e-4, 50, 0.998, ahead=100),
-        finish=PhaseSettings(200_000, 256, 4e-4, 50, 0.998),
+        finish=PhaseSettings(300_000, 256, 3e-4, 50, 0.998, ahead=60),
         scratch=PhaseSettings(3_000_000, 256, 4e-4, 1000, 0.9995, p_mean=-1.1, p_std=2.0, stages=4),
     ),
     # For a few CPU cores. Few images, so tuning looks at high noise more often and weighs it as much as low
@@ -105,8 +105,8 @@ PRESETS: dict[str, Recipe] = {
         distill=PhaseSettings(26_400, 32, 2.5e-4, 10, 0.99, p_mean=-1.0, p_std=1.1, ahead=100),
         polish=PhaseSettings(78_000, 16, 5e-4, 20, 0.995),
         snap=PhaseSettings(14_000, 32, 5e-4, 20, 0.99),
-        adversarial=PhaseSettings(64_000, 32, 3e-4, 20, 0.995, ahead=100),
-        finish=PhaseSettings(30_000, 16, 5e-4, 20, 0.995),
+        adversarial=PhaseSettings(108_000, 32, 3e-4, 20, 0.995, ahead=100),
+        finish=PhaseSettings(74_000, 16, 3e-4, 20, 0.995, ahead=60),
         scratch=PhaseSettings(250_000, 64, 4e-4, 200, 0.999, p_mean=0.5, p_std=1.8, stages=2, weighting="balanced"),
     ),
     # Every part in miniature, to see that it runs.
@@ -120,7 +120,7 @@ PRESETS: dict[str, Recipe] = {
         polish=PhaseSettings(320, 16, 1e-4, 5, 0.9),
         snap=PhaseSettings(320, 16, 1e-4, 5, 0.9),
         adversarial=PhaseSettings(320, 16, 1e-4, 5, 0.9, ahead=5),
-        finish=PhaseSettings(320, 16, 1e-4, 5, 0.9),
+        finish=PhaseSettings(320, 16, 1e-4, 5, 0.9, ahead=5),
         scratch=PhaseSettings(1_600, 32, 1e-3, 10, 0.98, p_mean=0.5, p_std=1.8, weighting="balanced"),
     ),
 }

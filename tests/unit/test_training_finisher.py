@@ -1,4 +1,4 @@
-"""The end of a recipe: second steps begin at the model's own pictures and should keep them."""
+"""The end of a recipe: where it starts, what it aims at, and whose critic it goes on with."""
 
 from __future__ import annotations
 
@@ -8,40 +8,30 @@ import pytest
 import torch
 
 from tests.grainy_polisher import grainy_polisher
-from training import backgrounds
-from training.data import to_signed
-from training.finisher import KEPT, OWN_FROM, Finisher
+from training import backgrounds, finisher, snapper
+from training.adversarial import AdversarialTuner
+from training.finisher import OWN_FROM, Finisher
 from training.network import SIGMA_MAX
 from training.starts import OWN_TO
 
 
-def test_a_quarter_of_the_starts_are_own_pictures(tmp_path: Path) -> None:
-    """Rows 0 to 3 of 16: under the noise is a kept picture of the row's class, and what is made of it is the target."""
-    finisher = grainy_polisher(Finisher, tmp_path)
-    x, sigma, labels, target = finisher.examples()
-    assert all(OWN_FROM <= s <= OWN_TO for s in sigma[:4].tolist())
-    assert (sigma[8:] == SIGMA_MAX).all()
-    own = to_signed(finisher.own)
-    assert len(own) == KEPT
-    for row in range(4):
-        noises = (x[row] - own[int(labels[row]) :: 10]) / sigma[row]
-        assert abs(float(noises.std((1, 2, 3)).min()) - 1) < 0.1
-        assert float(noises.mean((1, 2, 3)).abs().min()) < 0.1
+def test_many_starts_are_what_the_step_before_made(tmp_path: Path) -> None:
+    """Rows 0 to 6 of 16: its pictures with noise; what the weights before make of them, cleaned, is the target."""
+    trainer = grainy_polisher(Finisher, tmp_path)
+    assert trainer.own is None
+    trainer.step()
+    assert trainer.own is not None
+    pictures, classes = trainer.own
+    x, sigma, labels, target = trainer.examples()
+    assert pictures.shape == (7, 3, 16, 16)
+    assert torch.equal(labels[:7], classes)
+    assert all(OWN_FROM <= s <= OWN_TO for s in sigma[:7].tolist())
+    assert (sigma[9:] == SIGMA_MAX).all()
+    noise = (x[:7] - pictures) / sigma[:7].view(-1, 1, 1, 1)
+    assert abs(float(noise.std()) - 1) < 0.1
     with torch.no_grad():
-        made = finisher.estimate_before(x, sigma, labels)
-    assert torch.equal(target, finisher.cleaned(made, labels))
-
-
-def test_own_pictures_have_no_grain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A network with grain: what is kept has passed the filter, and still shows different pictures."""
-    monkeypatch.setattr(backgrounds, "STEP", 0.0)  # else the whole of such pictures is background
-    finisher = grainy_polisher(Finisher, tmp_path)
-    x = SIGMA_MAX * torch.randn(40, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        grainy = finisher.estimate_before(x, torch.full((40,), SIGMA_MAX), torch.arange(40) % 10)
-    own = to_signed(finisher.own[:40])
-    assert float(own.diff(dim=3).abs().mean()) < 0.5 * float(grainy.diff(dim=3).abs().mean())
-    assert len({picture.numpy().tobytes() for picture in finisher.own[:40]}) == 40
+        made = trainer.estimate_before(x, sigma, labels)
+    assert torch.equal(target, trainer.cleaned(made, labels))
 
 
 def test_targets_have_one_background(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,3 +44,55 @@ def test_targets_have_one_background(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert plain_targets() > 8
     monkeypatch.setattr(backgrounds, "STEP", 0.0)
     assert plain_targets() == 0
+
+
+def test_the_critic_of_the_phase_before_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read from the run's folder; there, the phase's own `ahead` is the only learning before the first step."""
+    monkeypatch.setattr(snapper, "PRICED_BY", 64)
+    monkeypatch.setattr(snapper, "AHEAD", 64)
+    before = grainy_polisher(AdversarialTuner, tmp_path)
+    before.step()
+    before.save()
+    monkeypatch.setattr(finisher.PictureCritic, "learn", lambda *_: None)
+    after = grainy_polisher(Finisher, tmp_path).critic.network.state_dict()
+    for name, value in before.critic.network.state_dict().items():
+        assert torch.equal(after[name], value)
+
+
+def test_the_critic_pulls_so_many_times_as_hard_as_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the norm of what the loss asks of the pictures made."""
+
+    def asked(pull: float) -> torch.Tensor:
+        monkeypatch.setattr(finisher, "PULL", pull)
+        trainer = grainy_polisher(Finisher, tmp_path)
+        made: list[torch.Tensor] = []
+        estimate = trainer.denoise
+
+        def noting(x: torch.Tensor, sigma: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            made.append(estimate(x, sigma, labels))
+            return made[0]
+
+        monkeypatch.setattr(trainer, "denoise", noting)
+        return torch.autograd.grad(trainer.loss(), made[0])[0]
+
+    targets = asked(0.0)
+    for pull in (1.0, 5.0):
+        assert float((asked(pull) - targets).norm()) == pytest.approx(pull * float(targets.norm()), rel=1e-3)
+
+
+def test_the_model_learns_to_leave_grain_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network with grain in its pictures: beside the critic, too, they come nearer to those without."""
+    monkeypatch.setattr(finisher, "PULL", 1.0)
+    trainer = grainy_polisher(Finisher, tmp_path)
+
+    def off() -> float:
+        x = SIGMA_MAX * torch.randn(40, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+        labels, sigma = torch.arange(40) % 10, torch.full((40,), SIGMA_MAX)
+        with torch.no_grad():
+            target = trainer.cleaned(trainer.estimate_before(x, sigma, labels), labels)
+            return float((trainer.denoise(x, sigma, labels) - target).abs().mean())
+
+    before = off()
+    for _ in range(30):
+        trainer.step()
+    assert off() < 0.7 * before
