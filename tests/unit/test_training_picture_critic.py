@@ -47,12 +47,12 @@ def test_what_it_likes_less_is_away_from_avatars(tmp_path: Path) -> None:
     random = torch.Generator().manual_seed(0)
     critic = PictureCritic(plain_avatars(tmp_path), random, "cpu", bf16=False, haze=0.02)
     pulls = []
-    for step in range(40):
+    for step in range(24):
         pictures, labels = critic.data.batch(16, random, "cpu")
         grain = 0.2 * torch.randn(pictures.shape, generator=random)
-        if step < 20:
+        if step < 14:
             critic.learn(pictures + grain, labels)
         else:
             pulls.append(float((critic.pull(pictures + grain, labels) * grain).sum()))
     assert sum(pulls) > 0
-    assert sum(pull > 0 for pull in pulls) > 15
+    assert sum(pull > 0 for pull in pulls) > 7
