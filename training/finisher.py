@@ -63,7 +63,7 @@ class Finisher(Polisher):
         off = (distances(made, target) * (1 + (SIGMA_DATA / sigma).square()).pow(0.25)).mean()
         (targets_pull,) = torch.autograd.grad(off, made, retain_graph=True)
         pull = self.critic.pull(made, labels)
-        return off + PULL * targets_pull.norm() / pull.norm() * (made * pull).sum()
+        return off + PULL * targets_pull.norm() / pull.norm().clamp(min=1e-12) * (made * pull).sum()
 
     def starts(self) -> tuple[Tensor, Tensor, Tensor]:
         """The polish's, with own pictures instead of the first of the noised avatars."""
