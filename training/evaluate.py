@@ -28,7 +28,7 @@ from training.sheets import save_sheet
 from training.state import load_weights
 
 FIRST_SEED = 10_000_000
-SEARCHED = range(18, 27)  # grid indices of the second step, sigma 4.0 to 0.3
+SEARCHED = range(18, 27)  # grid indices of the second step, sigma 3.5 to 0.47
 
 Sampler = Callable[[torch.Tensor, range], torch.Tensor]
 

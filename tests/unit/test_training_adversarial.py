@@ -87,6 +87,7 @@ def test_an_uneven_background_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert loss(50.0) == loss(0.0)
 
 
+@pytest.mark.slow
 def test_the_model_learns_what_the_critic_likes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nearly grey pictures, avatars of all colours: with nothing but the critic, pictures get colours of their own."""
     monkeypatch.setattr(adversarial, "COLOURS", 0.0)

@@ -80,6 +80,7 @@ def test_the_critic_pulls_so_many_times_as_hard_as_targets(tmp_path: Path, monke
         assert float((asked(pull) - targets).norm()) == pytest.approx(pull * float(targets.norm()), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_model_learns_to_leave_grain_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A network with grain in its pictures: beside the critic, too, they come nearer to those without."""
     monkeypatch.setattr(finisher, "PULL", 1.0)

