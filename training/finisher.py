@@ -1,9 +1,9 @@
 """The end: what the critic left, without its grain and on backgrounds of one colour, and a critic that sees grain.
 
 As in the polish, what the weights before make, cleaned, is the target for the same start, which a network of this size
-reaches only in part: edges stay uneven. So the critic of the phase before goes on, with less haze over what it sees,
-and pulls each batch a few times as hard as the targets do. Some starts are the model's own pictures with new noise, as
-second steps have; the polish knows noised avatars only.
+reaches only in part: edges stay uneven. So the critic of the phase before goes on, with next to no haze over what it
+sees, and pulls each batch some times as hard as the targets do. Most starts are the model's own pictures with new
+noise, as second steps have; their targets are these pictures, cleaned: a second step is to better the first one.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from training.recipe import Phase, Recipe
 from training.starts import draw_starts, put_own
 from training.state import load_state
 
-NOISED, NOISED_FROM = 0.6, 0.2  # share of starts that are pictures with noise, and the least noise of avatars
-OWN, OWN_FROM = 0.45, 0.1  # share of starts that are the model's own pictures, and the least noise of those
-HAZE = 0.07  # over what the critic sees
-PULL = 5.0  # of the critic, in units of the targets'
+NOISED, NOISED_FROM = 0.65, 0.2  # share of starts that are pictures with noise, and the least noise of avatars
+OWN, OWN_FROM = 0.6, 0.12  # share of starts that are the model's own pictures, and the least noise of those
+HAZE = 0.015  # over what the critic sees
+PULL, OWN_PULL = 8.0, 2.0  # of the critic, in units of the targets'; how many times as hard on own pictures
 
 
 class Finisher(Polisher):
@@ -55,15 +55,36 @@ class Finisher(Polisher):
 
     def loss(self) -> Tensor:
         """Of a new batch: its gradient is what critic and targets ask for, its value says little."""
+        own = 0 if self.own is None else len(self.own[0])
         x, sigma, labels, target = self.examples()
         made = self.denoise(x, sigma, labels)
-        kept = torch.randperm(len(x), generator=self.generator)[: max(1, int(len(x) * OWN))].to(self.device)
-        self.own = made.detach()[kept].clamp(-1, 1), labels[kept]
-        # The less noise, the smaller a distance that can be seen
-        off = (distances(made, target) * (1 + (SIGMA_DATA / sigma).square()).pow(0.25)).mean()
+        self.own = self.kept(made.detach(), labels)
+        # The less noise, the smaller a distance that can be seen; under much, an own picture hardly shows through
+        counts = (1 + (SIGMA_DATA / sigma).square()).pow(0.25)
+        counts[:own] /= 1 + sigma[:own].square()
+        off = (distances(made, target) * counts).mean()
         (targets_pull,) = torch.autograd.grad(off, made, retain_graph=True)
         pull = self.critic.pull(made, labels)
+        pull[:own] *= OWN_PULL
         return off + PULL * targets_pull.norm() / pull.norm().clamp(min=1e-12) * (made * pull).sum()
+
+    @torch.no_grad()
+    def examples(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The polish's, but own pictures are to be made of themselves."""
+        own = self.own
+        x, sigma, labels = self.starts()
+        if own is None:
+            return x, sigma, labels, self.cleaned(self.estimate_before(x, sigma, labels), labels)
+        rest = slice(len(own[0]), None)
+        pictures = torch.cat([own[0], self.estimate_before(x[rest], sigma[rest], labels[rest])])
+        return x, sigma, labels, self.cleaned(pictures, labels)
+
+    def kept(self, made: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Of pictures `[B, 3, H, W]` and their labels those to begin at next: one-step samples, and some others."""
+        noised = max(1, int(len(made) * NOISED))
+        order = [torch.randperm(noised, generator=self.generator), torch.arange(noised, len(made))]
+        kept = torch.cat(order)[-max(1, int(len(made) * OWN)) :].to(made.device)
+        return made[kept].clamp(-1, 1), labels[kept]
 
     def starts(self) -> tuple[Tensor, Tensor, Tensor]:
         """The polish's, with own pictures instead of the first of the noised avatars."""

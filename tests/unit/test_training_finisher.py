@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.grainy_polisher import grainy_polisher
-from training import backgrounds, finisher, snapper
+from training import backgrounds, finisher, snapper, starts
 from training.adversarial import AdversarialTuner
 from training.finisher import OWN_FROM, Finisher
 from training.network import SIGMA_MAX
@@ -16,22 +16,49 @@ from training.starts import OWN_TO
 
 
 def test_many_starts_are_what_the_step_before_made(tmp_path: Path) -> None:
-    """Rows 0 to 6 of 16: its pictures with noise; what the weights before make of them, cleaned, is the target."""
+    """Rows 0 to 8 of 16: its pictures with noise, to be made of themselves, cleaned; others are as in the polish."""
     trainer = grainy_polisher(Finisher, tmp_path)
     assert trainer.own is None
     trainer.step()
     assert trainer.own is not None
     pictures, classes = trainer.own
     x, sigma, labels, target = trainer.examples()
-    assert pictures.shape == (7, 3, 16, 16)
-    assert torch.equal(labels[:7], classes)
-    assert all(OWN_FROM <= s <= OWN_TO for s in sigma[:7].tolist())
-    assert (sigma[9:] == SIGMA_MAX).all()
-    noise = (x[:7] - pictures) / sigma[:7].view(-1, 1, 1, 1)
+    assert pictures.shape == (9, 3, 16, 16)
+    assert torch.equal(labels[:9], classes)
+    assert all(OWN_FROM <= s <= OWN_TO for s in sigma[:9].tolist())
+    assert (sigma[10:] == SIGMA_MAX).all()
+    noise = (x[:9] - pictures) / sigma[:9].view(-1, 1, 1, 1)
     assert abs(float(noise.std()) - 1) < 0.1
+    assert torch.equal(target[:9], trainer.cleaned(pictures, classes))
     with torch.no_grad():
-        made = trainer.estimate_before(x, sigma, labels)
-    assert torch.equal(target, trainer.cleaned(made, labels))
+        made = trainer.estimate_before(x[9:], sigma[9:], labels[9:])
+    assert torch.equal(target[9:], trainer.cleaned(made, labels[9:]))
+
+
+def test_second_steps_begin_at_one_step_samples_first(tmp_path: Path) -> None:
+    """Rows 10 to 15 of 16 are of noise alone: all are kept, with three of the others, each with its class."""
+    trainer = grainy_polisher(Finisher, tmp_path)
+    made = torch.arange(16.0).view(16, 1, 1, 1).expand(16, 3, 16, 16) / 16
+    pictures, classes = trainer.kept(made, torch.arange(16))
+    assert torch.equal(pictures[:, 0, 0, 0], classes / 16)
+    assert set(range(10, 16)) < set(classes.tolist())
+    assert len(set(classes.tolist())) == 9
+
+
+def test_own_pictures_count_less_under_much_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With targets alone, and every distance 1: what they add to the loss falls with sigma squared."""
+    monkeypatch.setattr(finisher, "PULL", 0.0)
+    monkeypatch.setattr(finisher, "distances", lambda made, _: made.flatten(1).sum(1) * 0 + 1)
+
+    def cost(noise: float) -> float:
+        monkeypatch.setattr(finisher, "OWN_FROM", noise)
+        monkeypatch.setattr(starts, "OWN_TO", noise)
+        trainer = grainy_polisher(Finisher, tmp_path)
+        trainer.own = torch.zeros(15, 3, 16, 16), torch.zeros(15, dtype=torch.int64)
+        return (16 * float(trainer.loss().detach()) - 1) / 15  # the last row is noise alone
+
+    assert cost(0.5) == pytest.approx(2**0.25 / 1.25, rel=1e-3)
+    assert cost(5.0) == pytest.approx(1.01**0.25 / 26, rel=1e-3)
 
 
 def test_targets_have_one_background(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,6 +105,26 @@ def test_the_critic_pulls_so_many_times_as_hard_as_targets(tmp_path: Path, monke
     targets = asked(0.0)
     for pull in (1.0, 5.0):
         assert float((asked(pull) - targets).norm()) == pytest.approx(pull * float(targets.norm()), rel=1e-3)
+
+
+def test_the_critic_pulls_harder_on_second_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A critic with the same wish for every value: rows 0 to 8 of 16 are own pictures and feel it twice."""
+    made: list[torch.Tensor] = []
+
+    def wish(pictures: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        made.append(pictures)
+        return torch.ones_like(pictures)
+
+    def asked(pull: float) -> torch.Tensor:
+        monkeypatch.setattr(finisher, "PULL", pull)
+        trainer = grainy_polisher(Finisher, tmp_path)
+        trainer.own = torch.zeros(9, 3, 16, 16), torch.zeros(9, dtype=torch.int64)
+        monkeypatch.setattr(trainer.critic, "pull", wish)
+        return torch.autograd.grad(trainer.loss(), made[-1])[0]
+
+    by_critic = asked(1.0) - asked(0.0)
+    assert float(by_critic[9:].mean()) > 0
+    torch.testing.assert_close(by_critic[:9], finisher.OWN_PULL * by_critic[9:10].expand(9, -1, -1, -1))
 
 
 @pytest.mark.slow
