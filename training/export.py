@@ -1,4 +1,4 @@
-"""Saves averaged weights as a `ConsistencyModelPipeline` folder in float16.
+"""Saves averaged weights as a `ConsistencyModelPipeline` folder in float16, of values that bfloat16 holds as well.
 
     python -m training.export --preset 32 --weights training/runs/32/tune.safetensors --out out/avatars-32
     python -m training.export --pipeline out/avatars-64 --out out/joined        # one file out of many
@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from diffusers import CMStochasticIterativeScheduler, ConsistencyModelPipeline, UNet2DModel
 
+from service.engine.norm import cast
 from training.network import SIGMA_DATA, SIGMA_MAX, SIGMA_MIN, build_unet
 from training.recipe import CLASSES, PRESETS
 from training.state import load_weights
@@ -34,7 +35,11 @@ def scheduler() -> CMStochasticIterativeScheduler:
 
 
 def save_pipeline(unet: UNet2DModel, out: Path, shard: str = "1GB") -> None:
-    """Writes the folder: float16 safetensors, configurations, class names."""
+    """Writes the folder: float16 safetensors, configurations, class names.
+
+    Weights that serving in bfloat16 would round are rounded here, so that there it makes the pictures of float32.
+    """
+    cast(unet, torch.bfloat16)
     if not all(torch.isfinite(value.half()).all() for value in unet.state_dict().values()):
         raise ValueError("a weight is not finite in float16")
     pipeline = ConsistencyModelPipeline(unet=unet.half(), scheduler=scheduler())

@@ -10,7 +10,7 @@ __all__ = ["add_examples"]
 PICTURE: Final = (
     "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFUlEQVR4nGP4z8DwHwgZGBgY/v//DwAm+wX7dSsPGQAAAABJRU5ErkJggg=="
 )
-REVISION: Final = "sha256:559075ef4697c71cf04524100b387f4e0c06aaa9fa07ae809cf7871438b1e1a4"
+REVISION: Final = "sha256:ba737e1ad43984c7544d6d1f447c2052087876b55f8d04025c8bde940decc485"
 TIMINGS: Final = {"queue_ms": 1.2, "inference_ms": 18.0, "encode_ms": 0.3, "total_ms": 20.1}
 IMAGE: Final = {
     "index": 0,
