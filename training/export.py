@@ -1,9 +1,10 @@
-"""Saves averaged weights as a `ConsistencyModelPipeline` folder in float16, of values that bfloat16 holds as well.
+"""Saves averaged weights as a `ConsistencyModelPipeline` folder in float16.
 
     python -m training.export --preset 32 --weights training/runs/32/tune.safetensors --out out/avatars-32
     python -m training.export --pipeline out/avatars-64 --out out/joined        # one file out of many
 
-`--shard 15MB` splits the weights, where only small files can be moved.
+A run's weights are rounded to what bfloat16 holds; a folder's are written as they are. `--shard 15MB` splits the
+weights, where only small files can be moved.
 """
 
 from __future__ import annotations
@@ -35,11 +36,7 @@ def scheduler() -> CMStochasticIterativeScheduler:
 
 
 def save_pipeline(unet: UNet2DModel, out: Path, shard: str = "1GB") -> None:
-    """Writes the folder: float16 safetensors, configurations, class names.
-
-    Weights that serving in bfloat16 would round are rounded here, so that there it makes the pictures of float32.
-    """
-    cast(unet, torch.bfloat16)
+    """Writes the folder: float16 safetensors, configurations, class names."""
     if not all(torch.isfinite(value.half()).all() for value in unet.state_dict().values()):
         raise ValueError("a weight is not finite in float16")
     pipeline = ConsistencyModelPipeline(unet=unet.half(), scheduler=scheduler())
@@ -68,6 +65,7 @@ def main(argv: list[str] | None = None) -> None:
     elif args.weights and args.preset:
         unet = build_unet(PRESETS[args.preset].network)
         unet.load_state_dict(load_weights(args.weights))
+        cast(unet, torch.bfloat16)  # what serving in bfloat16 would round, so that there, too, weights are these
     else:
         parser.error("give --pipeline, or --weights and --preset")
     save_pipeline(unet, args.out, args.shard)

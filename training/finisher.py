@@ -16,7 +16,7 @@ from torch import Tensor
 
 from training.backgrounds import Backgrounds
 from training.data import Avatars
-from training.network import SIGMA_DATA
+from training.network import SIGMA_DATA, SIGMA_MAX
 from training.picture_critic import PictureCritic, short_memory
 from training.polisher import Polisher, distances
 from training.recipe import Phase, Recipe
@@ -55,10 +55,10 @@ class Finisher(Polisher):
 
     def loss(self) -> Tensor:
         """Of a new batch: its gradient is what critic and targets ask for, its value says little."""
-        own = 0 if self.own is None else len(self.own[0])
+        own = self._own_rows()
         x, sigma, labels, target = self.examples()
         made = self.denoise(x, sigma, labels)
-        self.own = self.kept(made.detach(), labels)
+        self.own = self.kept(made.detach(), sigma, labels)
         # The less noise, the smaller a distance that can be seen; under much, an own picture hardly shows through
         counts = (1 + (SIGMA_DATA / sigma).square()).pow(0.25)
         counts[:own] /= 1 + sigma[:own].square()
@@ -70,21 +70,22 @@ class Finisher(Polisher):
 
     @torch.no_grad()
     def examples(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The polish's, but own pictures are to be made of themselves."""
-        own = self.own
+        """The polish's, but own pictures, which come first, are to be made of themselves."""
         x, sigma, labels = self.starts()
-        if own is None:
-            return x, sigma, labels, self.cleaned(self.estimate_before(x, sigma, labels), labels)
-        rest = slice(len(own[0]), None)
-        pictures = torch.cat([own[0], self.estimate_before(x[rest], sigma[rest], labels[rest])])
+        rest = slice(self._own_rows(), None)
+        pictures = self.estimate_before(x[rest], sigma[rest], labels[rest])
+        if self.own is not None:
+            pictures = torch.cat([self.own[0], pictures])
         return x, sigma, labels, self.cleaned(pictures, labels)
 
-    def kept(self, made: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Of pictures `[B, 3, H, W]` and their labels those to begin at next: one-step samples, and some others."""
-        noised = max(1, int(len(made) * NOISED))
-        order = [torch.randperm(noised, generator=self.generator), torch.arange(noised, len(made))]
-        kept = torch.cat(order)[-max(1, int(len(made) * OWN)) :].to(made.device)
+    def kept(self, made: Tensor, sigma: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Of pictures `[B, 3, H, W]` those to begin at next, and their labels: one-step samples, then any others."""
+        order = torch.rand(len(made), generator=self.generator).to(made.device) + (sigma == SIGMA_MAX)
+        kept = order.topk(max(1, int(len(made) * OWN))).indices
         return made[kept].clamp(-1, 1), labels[kept]
+
+    def _own_rows(self) -> int:
+        return 0 if self.own is None else len(self.own[0])
 
     def starts(self) -> tuple[Tensor, Tensor, Tensor]:
         """The polish's, with own pictures instead of the first of the noised avatars."""

@@ -15,6 +15,7 @@ from training.data import Avatars
 from training.distiller import Distiller
 from training.network import MovingAverage, build_unet
 from training.recipe import CLASSES, PRESETS, Phase
+from training.state import save_weights
 from training.train import KEEPERS
 from training.trainer import Trainer
 
@@ -92,20 +93,22 @@ def test_attributes_are_read_with_their_words(data: Avatars) -> None:
 
 @pytest.mark.parametrize("shard", ["1GB", "40KB"])
 def test_an_exported_folder_can_be_served(tmp_path: Path, shard: str) -> None:
-    """Whole or split, the service reads its classes and size, and the weights are those given, in float16.
+    """Whole or split, the service reads its classes and size, and a run's weights are those given, in float16.
 
-    But for normalisations', which the service leaves alone, they are such as bfloat16 holds.
+    Serving in bfloat16 rounds none of them any more: it leaves normalisations' alone, and others are rounded before.
     """
     torch.manual_seed(1)
     unet = build_unet(PRESETS["smoke"].network)
     expected = {
         name: (value if "norm" in name else value.bfloat16()).half() for name, value in unet.state_dict().items()
     }
-    export.save_pipeline(unet, tmp_path / "model", shard)
-    info = load_info(tmp_path / "model", "smoke")
+    weights, model = tmp_path / "finish.safetensors", tmp_path / "model"
+    save_weights(weights, unet.state_dict(), PRESETS["smoke"].as_json())
+    export.main(["--preset", "smoke", "--weights", str(weights), "--out", str(model), "--shard", shard])
+    info = load_info(model, "smoke")
     assert [c.name for c in info.classes] == list(CLASSES)
     assert (info.image_size, info.schedule.num_train_timesteps) == (16, 40)
-    export.main(["--pipeline", str(tmp_path / "model"), "--out", str(tmp_path / "joined")])
+    export.main(["--pipeline", str(model), "--out", str(tmp_path / "joined")])
     joined = UNet2DModel.from_pretrained(tmp_path / "joined", subfolder="unet", torch_dtype=torch.float16)
     for name, value in joined.state_dict().items():
         assert torch.equal(expected[name], value)
@@ -116,3 +119,13 @@ def test_weights_that_overflow_float16_are_refused(tmp_path: Path) -> None:
     torch.nn.init.constant_(unet.conv_out.weight, 1e6)
     with pytest.raises(ValueError, match="not finite"):
         export.save_pipeline(unet, tmp_path)
+
+
+def test_a_folder_written_again_keeps_its_weights(tmp_path: Path) -> None:
+    """Also those that bfloat16 does not hold."""
+    unet = build_unet(PRESETS["smoke"].network)
+    torch.nn.init.constant_(unet.conv_out.weight, 1 + 2**-10)
+    export.save_pipeline(unet, tmp_path / "model")
+    export.main(["--pipeline", str(tmp_path / "model"), "--out", str(tmp_path / "again")])
+    again = UNet2DModel.from_pretrained(tmp_path / "again", subfolder="unet", torch_dtype=torch.float16)
+    assert (again.conv_out.weight == 1 + 2**-10).all()
