@@ -1,10 +1,10 @@
 """What HTTP, scheduling and encoding cost: image-steps per second over HTTP against the engine's forward alone.
 
-    python -m benchmarks.efficiency [--compile] [--rounds 5] [--seconds 10] [--json FILE]
+    python -m benchmarks.efficiency [--device cuda --dtype bfloat16] [--compile] [--rounds 5] [--seconds 10]
 
 In each round the server is saturated with the mixed workload (PNG in JSON) while the lone engine waits, then the lone
 engine steps full batches of its best size while the server is idle: one after the other on the same cores, so that
-what else the machine does weighs on both. The ratio is the first over the second. CPU, float32.
+what else the machine does weighs on both. The ratio is the first over the second.
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ class Alone:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="bundled")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
     parser.add_argument("--compile", action="store_true", help="the network compiled, on both sides; needs g++")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each side in each round")
@@ -70,8 +72,9 @@ def main() -> None:
     args = parser.parse_args()
 
     rounds: list[dict[str, Any]] = []
-    flags = ["--model", args.model, *(["--compile"] if args.compile else [])]
-    with Service("--device", "cpu", "--dtype", "float32", *flags) as service, Alone(*flags) as alone:
+    flags = ["--model", args.model, "--device", args.device, "--dtype", args.dtype]
+    flags += ["--compile"] if args.compile else []
+    with Service(*flags) as service, Alone(*flags) as alone:
         served = look(service.url)
         workload = make_workload("mixed", classes=served.classes)
         clients = args.clients or clients_for(workload, served.largest_batch)

@@ -19,7 +19,7 @@ from service.engine.process import NICENESS
 from service.engine.protocol import EngineConfig
 from service.engine.request import Sample
 from service.engine.runner import ModelRunner
-from service.engine.worker import prepare_runner
+from service.engine.worker import prepare_runner, resolve
 from service.models.info import ModelInfo
 from service.models.places import load_infos
 
@@ -52,14 +52,16 @@ def rate(info: ModelInfo, runner: ModelRunner, size: int, seconds: float) -> flo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="bundled")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
     parser.add_argument("--compile", action="store_true")
     args = parser.parse_args()
     os.nice(NICENESS)  # as the engine
     info = next(iter(load_infos(args.model).values()))
-    torch.set_num_threads(1)  # the lanes have the cores
+    torch.set_num_threads(1)  # on a CPU the lanes have the cores
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as cache, torch.inference_mode():
-        config = EngineConfig("cpu", "float32", cores, 64, 1.0, True, cache, args.compile)
+        config = resolve(EngineConfig(args.device, args.dtype, cores, 64, 1.0, True, cache, args.compile))
         runner, status = prepare_runner(info, config)
         sizes = [each.size for each in status.batch_sizes]
         rates = {size: rate(info, runner, size, CALIBRATION) for size in sizes}

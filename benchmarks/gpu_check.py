@@ -14,8 +14,10 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -44,7 +46,8 @@ IMAGENET_64: dict[str, Any] = {
     "sample_size": 64,
 }
 GFLOP_PER_IMAGE_STEP = 207.0  # of the ImageNet-64 layout
-STOCK_SIZES = (1, 8, 16, 32, 64, 128, 256)
+STOCK_SIZES = (1, 8, 32, 64, 128, 256)
+KERNELS = 14  # of the longest, shown
 
 
 class Check:
@@ -115,6 +118,7 @@ def engine(check: Check) -> None:
     began = time.perf_counter()
     forward = build_forward(load_unet(check.info, check.device), check.info, check.device, torch.bfloat16)
     check.say("load", time.perf_counter() - began, "s")
+    check.say("form", forward.plan)
     began = time.perf_counter()
     check.network = network_of(check, forward)
     check.say("capture", time.perf_counter() - began, "s")
@@ -139,6 +143,22 @@ def network_of(check: Check, forward: Any) -> CudaNetwork:
 
 def config_of(check: Check) -> EngineConfig:
     return EngineConfig(str(check.device), "bfloat16", 1, check.largest, 1e9, True, str(check.folder / "cache"))
+
+
+def unbound(check: Check) -> None:
+    """The same without batch invariance: the network in PyTorch's own kernels, which may change with the batch."""
+    with mock.patch("service.engine.forward.tile_norms_of", return_value=None):
+        forward = build_forward(load_unet(check.info, check.device), check.info, check.device, torch.bfloat16)
+    network = network_of(check, forward)
+    times = {}
+    for size in network.sizes(check.largest):
+        inputs = check.inputs(size)
+        times[size] = check.seconds_of(partial(network, *inputs), 0.3)
+        check.say(f"without invariance, step of {size}", 1e3 * times[size], "ms")
+    best = max(size / seconds for size, seconds in times.items())
+    ours = {measured.size: measured.seconds for measured in check.sizes}
+    check.say("what invariance costs, one image", ours[1] / times[1])
+    check.say("what invariance costs, at the best size", best / max(size / ours[size] for size in ours))
 
 
 def bits(check: Check) -> None:
@@ -220,6 +240,35 @@ def saturation(check: Check) -> None:
         check.say("  of what its forward alone reaches", count * steps / taken * best.seconds / best.size)
 
 
+def alone(check: Check) -> None:
+    """One image at a time, one step, through the whole engine loop."""
+    finished: list[FromEngine] = []
+    loop = EngineLoop([ModelRunner(check.info, check.network, check.sizes, 1e9)], finished.append)
+
+    def one() -> None:
+        loop.submit(samples(check, 1))
+        while loop.step():
+            pass
+
+    check.say("engine loop, one image at a time", 1 / check.seconds_of(one), "images/s")
+
+
+def kernels(check: Check) -> None:
+    """Where the device's time goes at the best size: the kernels that take the most of it."""
+    best = max(check.sizes, key=lambda each: each.size / each.seconds).size
+    inputs = check.inputs(best)
+    check.network(*inputs)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        check.network(*inputs)
+        torch.cuda.synchronize()
+    found = sorted(profile.key_averages(), key=lambda each: -each.device_time_total)
+    total = sum(each.device_time_total for each in found)
+    check.say(f"kernels of a step of {best}", 1e-3 * total, "ms")
+    for each in found[:KERNELS]:
+        name = f"  {each.count:4} x {each.key[:48]}"
+        check.say(name, 100 * each.device_time_total / total, "% of it")
+
+
 def stock_pipeline(check: Check) -> None:
     """The stock pipeline in float16, one step, at several sizes."""
     from diffusers import ConsistencyModelPipeline
@@ -235,13 +284,15 @@ def stock_pipeline(check: Check) -> None:
             pipeline(size, labels, num_inference_steps=1, generator=generator, output_type="np")
 
         try:
-            rates[size] = size / check.seconds_of(make, 2.0)
+            rates[size] = size / check.seconds_of(make)
         except torch.cuda.OutOfMemoryError:
             break
         check.say(f"stock float16 pipeline, batch {size}", rates[size], "images/s")
     ours = check.found.get("engine loop, one step, image-steps per second")
-    if ours:
-        check.say("engine over stock at batch 1", ours / rates[1])
+    single = check.found.get("engine loop, one image at a time")
+    if ours and single:
+        check.say("engine, one image at a time, over stock at batch 1", single / rates[1])
+        check.say("engine at its best size over stock at batch 1", ours / rates[1])
         check.say("engine over stock at its best batch", ours / max(rates.values()))
 
 
@@ -275,7 +326,16 @@ def main() -> None:
         check = Check(options, Path(folder))
         check.part(machine, 5)
         check.part(engine, 60)
-        for work, least in ((bits, 10), (parity, 10), (no_readback, 5), (saturation, 20), (stock_pipeline, 60)):
+        for work, least in (
+            (bits, 10),
+            (parity, 10),
+            (unbound, 15),
+            (no_readback, 5),
+            (saturation, 10),
+            (alone, 3),
+            (kernels, 5),
+            (stock_pipeline, 30),
+        ):
             check.part(work, least)
         check.part(compiled, 180)
     if options.json:

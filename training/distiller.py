@@ -85,7 +85,7 @@ class Distiller(Trainer):
 
     def _make(self) -> tuple[Tensor, Tensor]:
         """Samples `[B, 3, H, W]` with gradient, and their class labels."""
-        x, sigma, labels = draw_starts(self.data, self.phase.batch, NOISED, NOISED_FROM, self.generator, self.device)
+        x, sigma, labels, _ = draw_starts(self.data, self.phase.batch, NOISED, NOISED_FROM, self.generator, self.device)
         return self.make(x, sigma, labels), labels
 
     def _look(self, samples: Tensor, labels: Tensor) -> Tensor:

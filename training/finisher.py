@@ -33,25 +33,34 @@ class Finisher(Polisher):
     """Phase "finish". `own` are some pictures of the step before, as they are, `[R, 3, H, W]`, and their labels."""
 
     kept_for: Phase = "finish"
+    share_noised: float = NOISED
+    share_own: float = OWN
+    haze: float = HAZE
     own: tuple[Tensor, Tensor] | None = None
+    noised: Tensor  # avatars under the noise of this step's starts, those included that own pictures replaced
 
     def __init__(self, recipe: Recipe, data: Avatars, run: Path, device: str, bf16: bool, compiled: bool) -> None:
         super().__init__(recipe, data, run, device, bf16, compiled)
-        self.critic = PictureCritic(data, self.generator, device, bf16, HAZE)
+        self.critic = PictureCritic(data, self.generator, device, bf16, self.haze)
         self.backgrounds = Backgrounds(data, device)
         self.optimizer = short_memory(self.unet, self.phase.learning_rate)
 
     def start_from(self, weights: dict[str, Tensor]) -> None:
         """Begins as the polish does, with the critic of the phase before where the run has it."""
         super().start_from(weights)
-        critic = self.run / "adversarial.state"
-        if critic.exists():
-            self.critic.restore(load_state(critic, self.device))
+        for phase in ("adversarial", "grow"):
+            if (critic := self.run / f"{phase}.state").exists():
+                self.critic.restore(load_state(critic, self.device))
+        self.let_the_critic_learn()
+
+    @torch.no_grad()
+    def let_the_critic_learn(self) -> None:
+        """What these weights make, before they move."""
         for _ in range(self.phase.ahead):
             x, sigma, labels = self.starts()
-            with torch.no_grad():
-                made = self.denoise(x, sigma, labels)
-            self.critic.learn(made, labels)
+            made = self.denoise(x, sigma, labels)
+            with torch.enable_grad():
+                self.critic.learn(made, labels)
 
     def loss(self) -> Tensor:
         """Of a new batch: its gradient is what critic and targets ask for, its value says little."""
@@ -59,14 +68,22 @@ class Finisher(Polisher):
         x, sigma, labels, target = self.examples()
         made = self.denoise(x, sigma, labels)
         self.own = self.kept(made.detach(), sigma, labels)
-        # The less noise, the smaller a distance that can be seen; under much, an own picture hardly shows through
-        counts = (1 + (SIGMA_DATA / sigma).square()).pow(0.25)
-        counts[:own] /= 1 + sigma[:own].square()
-        off = (distances(made, target) * counts).mean()
+        seen = (1 + (SIGMA_DATA / sigma).square()).pow(0.25)  # the less noise, the smaller a distance that shows
+        off = (self.distance(made, target, (x, sigma, labels), own) * seen).mean()
         (targets_pull,) = torch.autograd.grad(off, made, retain_graph=True)
         pull = self.critic.pull(made, labels)
         pull[:own] *= OWN_PULL
-        return off + PULL * targets_pull.norm() / pull.norm().clamp(min=1e-12) * (made * pull).sum()
+        return off + self.pull_of_critic() * targets_pull.norm() / pull.norm().clamp(min=1e-12) * (made * pull).sum()
+
+    def pull_of_critic(self) -> float:
+        """In units of the targets'."""
+        return PULL
+
+    def distance(self, made: Tensor, target: Tensor, starts: tuple[Tensor, Tensor, Tensor], own: int) -> Tensor:
+        """Of pictures `[B, 3, H, W]`, the first `own` from own ones, to their targets: `[B]`."""
+        held = torch.ones(len(made), device=made.device)
+        held[:own] = shown(starts[1][:own])
+        return held * distances(made, target)
 
     @torch.no_grad()
     def examples(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -81,7 +98,7 @@ class Finisher(Polisher):
     def kept(self, made: Tensor, sigma: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Of pictures `[B, 3, H, W]` those to begin at next, and their labels: one-step samples, then any others."""
         order = torch.rand(len(made), generator=self.generator).to(made.device) + (sigma == SIGMA_MAX)
-        kept = order.topk(max(1, int(len(made) * OWN))).indices
+        kept = order.topk(max(1, int(len(made) * self.share_own))).indices
         return made[kept].clamp(-1, 1), labels[kept]
 
     def _own_rows(self) -> int:
@@ -89,10 +106,13 @@ class Finisher(Polisher):
 
     def starts(self) -> tuple[Tensor, Tensor, Tensor]:
         """The polish's, with own pictures instead of the first of the noised avatars."""
-        starts = draw_starts(self.data, self.phase.batch, NOISED, NOISED_FROM, self.generator, self.device)
+        size, source = self.phase.batch, self.generator
+        x, sigma, labels, self.noised = draw_starts(
+            self.data, size, self.share_noised, NOISED_FROM, source, self.device
+        )
         if self.own is not None:
-            put_own(starts, *self.own, OWN_FROM, self.generator)
-        return starts
+            put_own((x, sigma, labels), *self.own, OWN_FROM, source)
+        return x, sigma, labels
 
     def cleaned(self, pictures: Tensor, labels: Tensor) -> Tensor:
         """The polish's, with level backgrounds."""
@@ -106,3 +126,8 @@ class Finisher(Polisher):
         super().restore(state)
         self.critic.restore(state)
         self.own = state["own"]
+
+
+def shown(sigma: Tensor) -> Tensor:
+    """How far a picture shows through noise `[B]`, between 1 and 0: that much it counts as a target."""
+    return 1 / (1 + sigma.square())

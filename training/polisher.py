@@ -56,7 +56,7 @@ class Polisher(Trainer):
 
     def starts(self) -> tuple[Tensor, Tensor, Tensor]:
         """A batch of x, sigma and class labels."""
-        return draw_starts(self.data, self.phase.batch, NOISED, NOISED_FROM, self.generator, self.device)
+        return draw_starts(self.data, self.phase.batch, NOISED, NOISED_FROM, self.generator, self.device)[:3]
 
     def cleaned(self, pictures: Tensor, labels: Tensor) -> Tensor:
         """Of pictures of the weights before, `[B, 3, H, W]`, what they should have been."""

@@ -17,7 +17,7 @@ CLASSES = (
     "pixel-art",
     "thumbs",
 )
-Phase = Literal["pretrain", "tune", "distill", "polish", "snap", "adversarial", "finish", "scratch"]
+Phase = Literal["pretrain", "tune", "distill", "polish", "snap", "adversarial", "finish", "grow", "scratch"]
 Weighting = Literal["gap", "balanced"]
 
 
@@ -32,6 +32,10 @@ class NetworkSettings:
     norm_num_groups: int = 32
     attention_head_dim: int = 64
     time_cutoff: float = 0.5
+
+    def halved(self) -> NetworkSettings:
+        """Of the network for half the side that a grown one begins with: without the outer level."""
+        return replace(self, image_size=self.image_size // 2, block_out_channels=self.block_out_channels[1:])
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class Recipe:
     adversarial: PhaseSettings
     finish: PhaseSettings
     scratch: PhaseSettings
+    grow: PhaseSettings | None = None
 
     def phase(self, name: Phase) -> PhaseSettings:
         """The settings of a phase by its name."""
@@ -124,3 +129,11 @@ PRESETS: dict[str, Recipe] = {
         scratch=PhaseSettings(1_600, 32, 1e-3, 10, 0.98, p_mean=0.5, p_std=1.8, weighting="balanced"),
     ),
 }
+
+# The finished model of 32 px, grown: minutes of a GPU instead of an hour. Pre-training is for the figures alone.
+PRESETS["64-grown"] = replace(
+    PRESETS["64"],
+    network=NetworkSettings(64, (32, 32, 96, 192), attention_at=(8,)),
+    grow=PhaseSettings(60_000, 16, 1e-4, 200, 0.995, ahead=60),
+    finish=PhaseSettings(200_000, 128, 3e-4, 50, 0.998, ahead=60),
+)

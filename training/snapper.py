@@ -63,7 +63,7 @@ class Snapper(Polisher):
         size = self.phase.batch
         amount, source = max(1, AHEAD // size), self.generator
         batches = [
-            draw_starts(self.data, size, self.share_noised, NOISED_FROM, source, self.device) for _ in range(amount)
+            draw_starts(self.data, size, self.share_noised, NOISED_FROM, source, self.device)[:3] for _ in range(amount)
         ]
         made = torch.cat([self._made(*batch) for batch in batches])
         sigma, labels = (torch.cat([batch[i] for batch in batches]) for i in (1, 2))

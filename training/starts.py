@@ -14,8 +14,8 @@ OWN_TO = 5.0  # the most noise on the model's own pictures
 
 def draw_starts(
     data: Avatars, size: int, share_noised: float, noised_from: float, generator: torch.Generator, device: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`size` starts: x `[B, 3, H, W]` in channels-last layout, sigma `[B]` and class labels `[B]`.
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`size` starts: x `[B, 3, H, W]` in channels-last layout, sigma `[B]`, class labels `[B]`; the noised pictures.
 
     The first `share_noised` are pictures with noise from `noised_from` to sigma_max, alike in ln sigma; the rest are
     noise alone.
@@ -29,7 +29,7 @@ def draw_starts(
     sigma[:noised] = noised_from * (SIGMA_MAX / noised_from) ** place
     x = torch.randn((size, *pictures.shape[1:]), generator=generator).to(device) * sigma.view(-1, 1, 1, 1)
     x[:noised] += pictures
-    return x.contiguous(memory_format=torch.channels_last), sigma, labels
+    return x.contiguous(memory_format=torch.channels_last), sigma, labels, pictures
 
 
 def put_own(

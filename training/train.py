@@ -23,6 +23,7 @@ from training.adversarial import AdversarialTuner
 from training.data import Avatars
 from training.distiller import Distiller
 from training.finisher import Finisher
+from training.grower import Grower
 from training.losses import stage_of
 from training.polisher import Polisher
 from training.recipe import PRESETS, Phase, PhaseSettings
@@ -36,6 +37,7 @@ KEEPERS: dict[str, type[Polisher]] = {
     "snap": Snapper,
     "adversarial": AdversarialTuner,
     "finish": Finisher,
+    "grow": Grower,
 }  # phases that keep the weights they began with
 
 

@@ -1,4 +1,4 @@
-"""Resnet and attention blocks of a diffusers UNet with fewer passes over memory, for the CPU.
+"""Resnet and attention blocks of a diffusers UNet with fewer passes over memory.
 
 Same mathematics as `diffusers.models.resnet.ResnetBlock2D` and `diffusers.models.attention_processor.Attention`
 in their plain forms; blocks of another form are left as they are. Inputs are channels-last.
@@ -7,6 +7,7 @@ in their plain forms; blocks of another form are left as they are. Inputs are ch
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -14,9 +15,15 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from service.engine.norm import RowGroupNorm
-from service.engine.packing import PackedConv2d
+from service.engine.packing import FusedConv2d, PackedConv2d
+
+Convolution = Callable[[nn.Conv2d, tuple[int, ...]], FusedConv2d]  # makes one for inputs of shape (C, H, W)
+
+# On a GPU, the quickest first. Flash attention is not among them: it splits a row's sums where there are few rows
+WHOLE_SUMS = [SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 class QuickResnet(nn.Module):
@@ -46,8 +53,8 @@ class QuickResnet(nn.Module):
             and module.output_scale_factor == 1.0
             and isinstance(module.norm1, RowGroupNorm)
             and isinstance(module.norm2, RowGroupNorm)
-            and isinstance(module.conv1, PackedConv2d)
-            and isinstance(module.conv2, PackedConv2d)
+            and isinstance(module.conv1, FusedConv2d)
+            and isinstance(module.conv2, FusedConv2d)
             and not module.training
         ):
             return QuickResnet(module)
@@ -55,19 +62,15 @@ class QuickResnet(nn.Module):
 
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:
         """As `ResnetBlock2D`, with `temb` the projections that `service.engine.embedding` gives."""
-        hidden = functional.silu(self.norm1(x), inplace=True)
+        hidden = self.norm1.activated(x)
         if self.resample is not None:
             x, hidden = self.resample(x), self.resample(hidden)
         hidden = self.conv1(hidden)
         embedding = self.time_emb_proj(temb)[:, :, None, None]
         if self._scaled:
-            scale, shift = embedding.chunk(2, dim=1)
-            factor = scale + 1
-            bias = torch.addcmul(shift, factor, self.norm2.bias)
-            hidden = self.norm2.affine(hidden, factor * self.norm2.weight, bias)
+            hidden = self.norm2.modulated(hidden, *embedding.chunk(2, dim=1))
         else:
-            hidden = self.norm2(hidden.add_(embedding))
-        hidden = functional.silu(hidden, inplace=True)
+            hidden = self.norm2.activated(hidden.add_(embedding))
         shortcut = x if self.conv_shortcut is None else self.conv_shortcut(x)
         output: Tensor = self.conv2.plus(hidden, shortcut)
         return output
@@ -76,7 +79,7 @@ class QuickResnet(nn.Module):
 class QuickAttention(nn.Module):
     """Self-attention over pixels: one projection for query, key and value, and no change of layout."""
 
-    def __init__(self, block: Any, shape: tuple[int, ...]) -> None:
+    def __init__(self, block: Any, shape: tuple[int, ...], convolution: Convolution) -> None:
         """`block` is an `Attention`, `shape` the `(C, H, W)` of its input."""
         super().__init__()
         self.norm = nn.Identity() if block.group_norm is None else block.group_norm
@@ -84,12 +87,12 @@ class QuickAttention(nn.Module):
         parts = (block.to_q, block.to_k, block.to_v)
         weight = torch.cat([part.weight for part in parts])
         bias = torch.cat([part.bias for part in parts]) if block.to_q.bias is not None else None
-        self.to_qkv = PackedConv2d(_pointwise(weight, bias), shape)
+        self.to_qkv = convolution(_pointwise(weight, bias), shape)
         out = block.to_out[0]
-        self.to_out = PackedConv2d(_pointwise(out.weight, out.bias), (out.in_features, *shape[1:]))
+        self.to_out = convolution(_pointwise(out.weight, out.bias), (out.in_features, *shape[1:]))
 
     @staticmethod
-    def replacing(module: nn.Module, shape: tuple[int, ...]) -> QuickAttention | None:
+    def replacing(module: nn.Module, shape: tuple[int, ...], convolution: Convolution) -> QuickAttention | None:
         """The quick form of `module` for inputs of `shape`, if it is a block that has one."""
         if (
             type(module) is Attention
@@ -103,7 +106,7 @@ class QuickAttention(nn.Module):
             and module.to_q.out_features == module.to_v.out_features
             and not module.training
         ):
-            return QuickAttention(module, shape)
+            return QuickAttention(module, shape, convolution)
         return None
 
     def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
@@ -111,7 +114,8 @@ class QuickAttention(nn.Module):
         rows, _, height, width = x.shape
         qkv = self.to_qkv(self.norm(x)).permute(0, 2, 3, 1).reshape(rows, height * width, 3, self._heads, -1)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(query, key, value)
+        with sdpa_kernel(WHOLE_SUMS, set_priority=True) if x.is_cuda else nullcontext():
+            mixed = functional.scaled_dot_product_attention(query, key, value)
         mixed = mixed.transpose(1, 2).reshape(rows, height, width, -1).permute(0, 3, 1, 2)
         output: Tensor = self.to_out.plus(mixed, x)
         return output
@@ -125,12 +129,12 @@ def _pointwise(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
     return conv
 
 
-def quicken(body: nn.Module, shapes: dict[nn.Module, tuple[int, ...]]) -> None:
+def quicken(body: nn.Module, shapes: dict[nn.Module, tuple[int, ...]], convolution: Convolution = PackedConv2d) -> None:
     """Replaces the blocks of `body` that can be, given the `(C, H, W)` that reaches each."""
     for parent in list(body.modules()):
         for name, child in parent.named_children():
             quick: nn.Module | None = QuickResnet.replacing(child)
             if quick is None and child in shapes:
-                quick = QuickAttention.replacing(child, shapes[child])
+                quick = QuickAttention.replacing(child, shapes[child], convolution)
             if quick is not None:
                 setattr(parent, name, quick)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Of the output's largest value: a form whose output differs by more is not used.
-SAME = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
+SAME = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 5e-2}
+PACKED = (torch.float32, torch.bfloat16)  # what a CPU's network is packed for
+
+Shapes = dict[nn.Module, tuple[int, ...]]  # (C, H, W) of the image that reaches a module
 
 
 class Forward(Protocol):
@@ -78,17 +81,21 @@ class ProjectedForward:
         compiled: bool = False,
     ) -> None:
         """`unet` is separable, in float32 and on `device`; it is taken apart. `compiled`: by `torch.compile`."""
+        self._device = device
         self._dtype = dtype
         self._embedding_dtype = dtype
         self._projections = Projections(unet)
         self._body = UNetBody(unet).to(device)
+        norms = tile_norms_of(self._body) if device.type == "cuda" and dtype in SAME else None
         cast(self._body, dtype)
         for weight in self._body.parameters():
             if weight.ndim == 4:
                 weight.data = weight.data.contiguous(memory_format=torch.channels_last)
         self.plan = "projected"
-        if device.type == "cpu" and dtype in SAME and torch.backends.mkldnn.enabled and has_units(dtype):
-            self._pack(info)
+        if device.type == "cpu" and dtype in PACKED and torch.backends.mkldnn.enabled and has_units(dtype):
+            self._pack(info, self._packed, "packed")
+        elif norms is not None and not compiled:
+            self._pack(info, lambda shapes: self._tiled(shapes, norms), "tiles")
         if compiled:
             self._body.compile(dynamic=False)
             self.plan += ", compiled"
@@ -103,9 +110,20 @@ class ProjectedForward:
         output: Tensor = self._body(rows, *prepared)
         return output.float().contiguous()
 
-    def _pack(self, info: ModelInfo) -> None:
+    def _packed(self, shapes: Shapes) -> None:
+        pack_convolutions(self._body, shapes)
+        replace_norms(self._body)
+        quicken(self._body, shapes)
+
+    def _tiled(self, shapes: Shapes, norms: dict[nn.Module, nn.Module]) -> None:
+        from service.engine.tile_layers import TileConv2d, tile_body
+
+        tile_body(self._body, shapes, norms)
+        quicken(self._body, shapes, TileConv2d)
+
+    def _pack(self, info: ModelInfo, replace: Callable[[Shapes], None], name: str) -> None:
         """Makes the body quick, unless that changes more than rounding."""
-        x = torch.randn((1, *info.latent_shape), generator=torch.Generator().manual_seed(0))
+        x = torch.randn((1, *info.latent_shape), generator=torch.Generator().manual_seed(0)).to(self._device)
         keys: list[Key] = [(0.0, 0 if info.class_conditional else None)]
         prepared = self.prepare(keys)
         expected = self.run(x, prepared)
@@ -113,22 +131,31 @@ class ProjectedForward:
         shapes = input_shapes(self._body, rows, *prepared)
         originals = dict(_children(self._body))
         try:
-            pack_convolutions(self._body, shapes)
-            replace_norms(self._body)
-            quicken(self._body, shapes)
+            replace(shapes)
             self._embedding_dtype = torch.float32  # scales and shifts of norms, which are float32 now
             prepared = self.prepare(keys)
             off = float((self.run(x, prepared) - expected).abs().max() / expected.abs().max())
-        except (RuntimeError, AttributeError, TypeError) as error:
-            log.warning("cannot pack %s for this CPU: %s", info.name, error)
+        except Exception as error:
+            # whatever a library's internals raise: the network as it was serves as well, more slowly
+            log.warning("cannot make %s quick on this %s: %s", info.name, self._device.type, error)
             off = float("inf")
         if off <= SAME[self._dtype]:
-            self.plan = "projected, packed"
+            self.plan = f"projected, {name}"
         else:
             log.warning("%s runs unpacked: packed, its output is off by %g", info.name, off)
             self._embedding_dtype = self._dtype
             for (parent, name), child in originals.items():
                 setattr(parent, name, child)
+
+
+def tile_norms_of(body: nn.Module) -> dict[nn.Module, nn.Module] | None:
+    """The group normalisations of `body` for a GPU, or None where there is no Triton."""
+    try:
+        from service.engine.tile_layers import tile_norms
+    except ImportError as error:
+        log.warning("batches are slow on this GPU, for there is no Triton: %s", error)
+        return None
+    return tile_norms(body)
 
 
 def _children(body: nn.Module) -> list[tuple[tuple[nn.Module, str], nn.Module]]:
@@ -156,7 +183,7 @@ def build_forward(
     if device.type == "cpu" and not has_units(dtype):
         log.warning("this CPU has no units for %s: it emulates them, and float32 is several times quicker", dtype)
     if compiled is not None:
-        if device.type == "cpu" and separable(unet) and dtype in SAME and has_units(dtype):
+        if device.type == "cpu" and separable(unet) and dtype in PACKED and has_units(dtype):
             from service.engine.compiled import CompiledForward
 
             return CompiledForward(unet, info, dtype, compiled)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class RowGroupNorm(nn.Module):
@@ -25,6 +26,16 @@ class RowGroupNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """As `nn.GroupNorm`."""
         return self.affine(x, self.weight, self.bias)
+
+    def activated(self, x: Tensor) -> Tensor:
+        """SiLU of the above."""
+        return functional.silu(self(x), inplace=True)
+
+    def modulated(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """SiLU of the above times `1 + scale` plus `shift`, both `[B, C, 1, 1]`."""
+        factor = scale + 1
+        bias = torch.addcmul(shift, factor, self.bias)
+        return functional.silu(self.affine(x, factor * self.weight, bias), inplace=True)
 
     def affine(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """`x` `[B, C, H, W]` with zero mean and unit variance in each group, times `weight` plus `bias`.

@@ -12,7 +12,15 @@ from torch import Tensor, nn
 PACKED_FOR_ROWS = 4  # oneDNN chooses the weights' layout for a batch size
 
 
-class PackedConv2d(nn.Module):
+class FusedConv2d(nn.Module):
+    """A convolution that can add an image to its result in the same pass."""
+
+    def plus(self, x: Tensor, other: Tensor) -> Tensor:
+        """The convolution of `x` plus `other`."""
+        raise NotImplementedError
+
+
+class PackedConv2d(FusedConv2d):
     """A convolution by oneDNN, with weights in the layout that oneDNN wants for inputs of a known shape."""
 
     def __init__(self, conv: nn.Conv2d, input_shape: tuple[int, ...]) -> None:

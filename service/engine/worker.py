@@ -76,6 +76,7 @@ def build_network(info: ModelInfo, config: EngineConfig) -> Network:
     parameters = sum(weight.numel() for weight in unet.parameters())
     forward = build_forward(unet, info, device, dtype, config if config.compile else None)
     if device.type == "cuda":
+        torch.cuda.set_device(device)  # graphs are captured on the current one
         torch.backends.cudnn.deterministic = True
         return CudaNetwork(forward, info.latent_shape, info.class_conditional, device, config.max_batch_size)
     return CpuNetwork(forward, config.threads, rows_of_part(parameters, info.image_size**2))
