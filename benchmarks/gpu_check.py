@@ -228,7 +228,7 @@ def saturation(check: Check) -> None:
     loop = EngineLoop([ModelRunner(check.info, check.network, check.sizes, 1e9)], finished.append)
     for name, steps in (("one step", 1), ("four steps", 4)):
         for timed in (False, True):
-            count = best.size * (8 if timed else 1)
+            count = best.size * (16 if timed else 1)
             finished.clear()
             loop.submit(samples(check, count, steps))
             began = time.perf_counter()
@@ -238,6 +238,14 @@ def saturation(check: Check) -> None:
             assert sum(isinstance(message, Finished) for message in finished) == count
         check.say(f"engine loop, {name}, image-steps per second", count * steps / taken)
         check.say("  of what its forward alone reaches", count * steps / taken * best.seconds / best.size)
+    loop.submit(samples(check, best.size * 8))
+    began = time.perf_counter()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        while loop.step():
+            pass
+        taken = time.perf_counter() - began
+    busy = 1e-6 * sum(each.device_time_total for each in profile.key_averages())
+    check.say("  of the time the device is busy", busy / taken)
 
 
 def alone(check: Check) -> None:

@@ -120,6 +120,7 @@ def main(argv: list[str] | None = None) -> None:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cuda.enable_cudnn_sdp(False)  # its bfloat16 gradients were not numbers on an H200, PyTorch 2.11
     args.run.mkdir(parents=True, exist_ok=True)
     recipe = PRESETS[args.preset]
     recipe = recipe.with_phase(args.phase, **changed(recipe.phase(args.phase), args))

@@ -66,7 +66,7 @@ class EngineLoop:
             return False
         runner, scheduler = self._runners[name], self._schedulers[name]
         batch = scheduler.schedule(runner.choose(scheduler.ready()))
-        self._finish(runner, self._run(runner, scheduler, batch))
+        self._run(runner, scheduler, batch)
         if not runner.overlaps:
             self._hand_out()
         return True
@@ -88,8 +88,8 @@ class EngineLoop:
             if expired:
                 self._emit(Expired(tuple(sample.id for sample in expired)))
 
-    def _run(self, runner: ModelRunner, scheduler: Scheduler, batch: list[Sample]) -> list[Sample]:
-        """Takes one step; the samples whose last one it was."""
+    def _run(self, runner: ModelRunner, scheduler: Scheduler, batch: list[Sample]) -> None:
+        """Takes one step; what it finishes is then on its way off the device."""
         ids = tuple(sample.id for sample in batch)
         size = padded(len(batch), runner.times.now)
         self._emit(StepStarted(runner.info.name, ids, size.seconds))
@@ -102,6 +102,8 @@ class EngineLoop:
         rows = [self._rows[id_] for id_ in ids]
         denoised = runner.step(rows)
         finished = scheduler.update(batch)
+        # a device gets all of its work at once: between two steps it has nothing to do
+        collected = self._collect(runner, finished) if runner.overlaps else None
         self._hand_out()
         if runner.overlaps and len(scheduler):
             self._begin(runner, scheduler.upcoming(runner.choose(scheduler.ready())))
@@ -110,7 +112,7 @@ class EngineLoop:
         runner.times.observe(size.size, ended - began)
         self._emit(StepEnded(runner.info.name, ids, size.size, ended - began))
         self._preview(runner, rows, denoised)
-        return finished
+        self._finish(collected or self._collect(runner, finished), finished, ended)
 
     def _begin(self, runner: ModelRunner, samples: Iterable[Sample]) -> None:
         """Gives tensors to those samples that have none yet."""
@@ -130,16 +132,19 @@ class EngineLoop:
             collected = runner.collect([estimate for _, estimate in wanted], ["uint8"] * len(wanted))
             self._leaving.append((collected, announce))
 
-    def _finish(self, runner: ModelRunner, samples: list[Sample]) -> None:
-        if not samples:
+    def _collect(self, runner: ModelRunner, finished: list[Sample]) -> Collected:
+        """Starts to take the images of finished samples off the device."""
+        images = [self._rows[sample.id].x[0] for sample in finished]
+        return runner.collect(images, [sample.pixels for sample in finished])
+
+    def _finish(self, collected: Collected, finished: list[Sample], ended: float) -> None:
+        if not finished:
             return
-        ended = time.monotonic()
-        images = [self._rows[sample.id].x[0] for sample in samples]
         announce: list[Announce] = [
-            partial(self._announce, sample.id, self._started[sample.id], ended) for sample in samples
+            partial(self._announce, sample.id, self._started[sample.id], ended) for sample in finished
         ]
-        self._leaving.append((runner.collect(images, [sample.pixels for sample in samples]), announce))
-        for sample in samples:
+        self._leaving.append((collected, announce))
+        for sample in finished:
             self._forget(sample.id)
 
     def _hand_out(self) -> None:

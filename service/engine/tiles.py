@@ -57,15 +57,16 @@ def _split(rounds: int, tiles: int) -> int:
     return max(fitting, default=1)
 
 
-@triton.jit
+# Compiled for tiles, not for layers: numbers of rows, pixels and channels are arguments
+@triton.jit(do_not_specialize=["rows", "height", "width", "out_height", "out_width", "split"])
 def _convolve(
-    x, weight, bias, other, output, rows, height, width, out_height, out_width,
-    C: tl.constexpr, K: tl.constexpr, SIDE: tl.constexpr, STRIDE: tl.constexpr, PAD: tl.constexpr,
-    ADD: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr,
-    HIGH: tl.constexpr, WIDE: tl.constexpr, DEEP: tl.constexpr, SPLIT: tl.constexpr,
+    x, weight, bias, other, output, rows, height, width, out_height, out_width, split, C, K,
+    SIDE: tl.constexpr, STRIDE: tl.constexpr, PAD: tl.constexpr,
+    ADD: tl.constexpr, BIAS: tl.constexpr, PARTS: tl.constexpr,
+    HIGH: tl.constexpr, WIDE: tl.constexpr, DEEP: tl.constexpr, EVEN_C: tl.constexpr, EVEN_K: tl.constexpr,
 ):  # fmt: skip
     """One tile of an implicit matrix product: output pixels by output channels, over taps and input channels."""
-    across: tl.constexpr = (K + WIDE - 1) // WIDE
+    across = tl.cdiv(K, WIDE)
     pixel = (tl.program_id(0) // across) * HIGH + tl.arange(0, HIGH)
     out = (tl.program_id(0) % across) * WIDE + tl.arange(0, WIDE)
     part = tl.program_id(1)
@@ -74,40 +75,31 @@ def _convolve(
     top = (pixel // out_width % out_height) * STRIDE - PAD
     left = (pixel % out_width) * STRIDE - PAD
     channel = tl.arange(0, DEEP)
-    deep_rounds: tl.constexpr = (C + DEEP - 1) // DEEP
-    rounds: tl.constexpr = SIDE * SIDE * deep_rounds
-    share: tl.constexpr = rounds // SPLIT
+    filters = weight + (out * (SIDE * SIDE * C))[None, :]
+    deep_rounds = tl.cdiv(C, DEEP)
+    share = SIDE * SIDE * deep_rounds // split
     total = tl.zeros((HIGH, WIDE), tl.float32)
-    for turn in range(share):
-        i = part * share + turn
+    for i in range(part * share, part * share + share):
         tap = i // deep_rounds
         c = (i % deep_rounds) * DEEP + channel
         y = top + tap // SIDE
         z = left + tap % SIDE
         there = (pixel < count) & (y >= 0) & (y < height) & (z >= 0) & (z < width)
-        places = ((row * height + y) * width + z) * C
-        if C % DEEP == 0:
-            a = tl.load(x + places[:, None] + c[None, :], mask=there[:, None], other=0.0)
-            if K % WIDE == 0:
-                b = tl.load(weight + (out * (SIDE * SIDE * C))[None, :] + tap * C + c[:, None])
-            else:
-                b = tl.load(
-                    weight + (out * (SIDE * SIDE * C))[None, :] + tap * C + c[:, None],
-                    mask=(out < K)[None, :],
-                    other=0.0,
-                )
+        values = x + (((row * height + y) * width + z) * C)[:, None] + c[None, :]
+        weights = filters + tap * C + c[:, None]
+        if EVEN_C:
+            a = tl.load(values, mask=there[:, None], other=0.0)
         else:
-            a = tl.load(x + places[:, None] + c[None, :], mask=there[:, None] & (c < C)[None, :], other=0.0)
-            b = tl.load(
-                weight + (out * (SIDE * SIDE * C))[None, :] + tap * C + c[:, None],
-                mask=(out < K)[None, :] & (c < C)[:, None],
-                other=0.0,
-            )
-        total = tl.dot(a, b, total, input_precision=PRECISION)
+            a = tl.load(values, mask=there[:, None] & (c < C)[None, :], other=0.0)
+        if EVEN_C and EVEN_K:
+            b = tl.load(weights)
+        else:
+            b = tl.load(weights, mask=(out < K)[None, :] & (c < C)[:, None], other=0.0)
+        total = tl.dot(a, b, total, input_precision="ieee")
     mask = (pixel < count)[:, None] & (out < K)[None, :]
     where = pixel.to(tl.int64)[:, None] * K + out[None, :]
-    if SPLIT > 1:
-        tl.store(output + part * count.to(tl.int64) * K + where, total, mask=mask)
+    if PARTS:
+        tl.store(output + part.to(tl.int64) * count * K + where, total, mask=mask)
     else:
         if BIAS:
             total += tl.load(bias + out, mask=out < K, other=0.0).to(tl.float32)[None, :]
@@ -116,17 +108,16 @@ def _convolve(
         tl.store(output + where, total.to(output.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["split", "count"])
 def _add_parts(
-    parts, bias, other, output, count,
-    K: tl.constexpr, ADD: tl.constexpr, BIAS: tl.constexpr, SPLIT: tl.constexpr, BLOCK: tl.constexpr,
+    parts, bias, other, output, count, split, K, ADD: tl.constexpr, BIAS: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     """The parts of a split convolution, one after the other, then bias and residual; `count` is values of a part."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = at < count
     total = tl.load(parts + at, mask=mask, other=0.0)
-    for part in range(1, SPLIT):
-        total += tl.load(parts + part * count + at, mask=mask, other=0.0)
+    for part in range(1, split):
+        total += tl.load(parts + count.to(tl.int64) * part + at, mask=mask, other=0.0)
     if BIAS:
         total += tl.load(bias + at % K, mask=mask, other=0.0).to(tl.float32)
     if ADD:
@@ -152,24 +143,24 @@ def convolve(
     if tile.split > 1:
         into = torch.empty((tile.split, count, out_channels), dtype=torch.float32, device=x.device)
     grid = (triton.cdiv(count, tile.pixels) * triton.cdiv(out_channels, tile.channels), tile.split)
+    what = {"ADD": other is not None, "BIAS": bias is not None}
     _convolve[grid](
-        x, weight, bias, other, into, rows, height, width, out_height, out_width,
-        C=channels, K=out_channels, SIDE=side, STRIDE=stride, PAD=padding,
-        ADD=other is not None, BIAS=bias is not None, PRECISION="ieee",
-        HIGH=tile.pixels, WIDE=tile.channels, DEEP=tile.depth, SPLIT=tile.split,
+        x, weight, bias, other, into, rows, height, width, out_height, out_width, tile.split, channels, out_channels,
+        **what, SIDE=side, STRIDE=stride, PAD=padding, PARTS=tile.split > 1,
+        HIGH=tile.pixels, WIDE=tile.channels, DEEP=tile.depth,
+        EVEN_C=channels % tile.depth == 0, EVEN_K=out_channels % tile.channels == 0,
         num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     if tile.split > 1:
         values = count * out_channels
         _add_parts[(triton.cdiv(values, 1024),)](
-            into, bias, other, output, values,
-            K=out_channels, ADD=other is not None, BIAS=bias is not None, SPLIT=tile.split, BLOCK=1024,
-        )  # fmt: skip
+            into, bias, other, output, values, tile.split, out_channels, **what, BLOCK=1024
+        )
     return output
 
 
-@triton.jit
-def _sum(x, sums, pixels, C: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr, AT_ONCE: tl.constexpr):
+@triton.jit(do_not_specialize=["pixels"])
+def _sum(x, sums, pixels, C, PIXELS: tl.constexpr, CHANNELS: tl.constexpr, AT_ONCE: tl.constexpr):
     """Of some pixels of one row, each channel's sum and sum of squares."""
     row, chunk = tl.program_id(0), tl.program_id(1)
     channel = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
@@ -187,10 +178,10 @@ def _sum(x, sums, pixels, C: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.co
     tl.store(sums + place + C, second, mask=channel < C)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pixels", "chunks", "row_stride", "GROUP"])
 def _factors(
-    sums, weight, bias, scale, shift, row_stride, factors, pixels, eps,
-    CHUNKS: tl.constexpr, C: tl.constexpr, GROUP: tl.constexpr, WIDE: tl.constexpr, MODULATED: tl.constexpr,
+    sums, weight, bias, scale, shift, row_stride, factors, pixels, chunks, eps, C, GROUP,
+    WIDE: tl.constexpr, MODULATED: tl.constexpr,
 ):  # fmt: skip
     """For one group of one row, what each channel is to be multiplied by, and what to add."""
     row, group = tl.program_id(0), tl.program_id(1)
@@ -199,8 +190,8 @@ def _factors(
     channel = group * GROUP + member
     first = tl.zeros((WIDE,), tl.float32)
     second = tl.zeros((WIDE,), tl.float32)
-    for chunk in range(CHUNKS):
-        place = (row * CHUNKS + chunk) * 2 * C + channel
+    for chunk in range(chunks):
+        place = (row * chunks + chunk) * 2 * C + channel
         first += tl.load(sums + place, mask=inside, other=0.0)
         second += tl.load(sums + place + C, mask=inside, other=0.0)
     mean = tl.sum(first, 0) / (GROUP * pixels)
@@ -216,10 +207,9 @@ def _factors(
     tl.store(factors + row * 2 * C + C + channel, offset - mean * factor, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pixels"])
 def _normalise(
-    x, factors, output, pixels,
-    C: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr, SILU: tl.constexpr,
+    x, factors, output, pixels, C, PIXELS: tl.constexpr, CHANNELS: tl.constexpr, SILU: tl.constexpr
 ):  # fmt: skip
     """Some pixels of one row, each channel times its factor plus its offset; then SiLU, if asked."""
     row = tl.program_id(0)
@@ -256,15 +246,15 @@ def group_norm(
     sums = torch.empty((rows, chunks, 2, channels), dtype=torch.float32, device=x.device)
     factors = torch.empty((rows, 2, channels), dtype=torch.float32, device=x.device)
     output = torch.empty_like(x, memory_format=torch.channels_last)
-    _sum[(rows, chunks, blocks)](x, sums, pixels, C=channels, PIXELS=PIXELS, CHANNELS=CHANNELS, AT_ONCE=32)
+    _sum[(rows, chunks, blocks)](x, sums, pixels, channels, PIXELS=PIXELS, CHANNELS=CHANNELS, AT_ONCE=32)
     scale, shift = modulation if modulation is not None else (weight, bias)
     _factors[(rows, groups)](
         sums, weight, bias, scale, shift, scale.stride(0) if modulation is not None else 0,
-        factors, pixels, eps,
-        CHUNKS=chunks, C=channels, GROUP=channels // groups, WIDE=triton.next_power_of_2(channels // groups),
+        factors, pixels, chunks, eps, channels, channels // groups,
+        WIDE=triton.next_power_of_2(channels // groups),
         MODULATED=modulation is not None, num_warps=1,
     )  # fmt: skip
     _normalise[(rows, triton.cdiv(pixels, 32), blocks)](
-        x, factors, output, pixels, C=channels, PIXELS=32, CHANNELS=CHANNELS, SILU=silu
+        x, factors, output, pixels, channels, PIXELS=32, CHANNELS=CHANNELS, SILU=silu
     )
     return output
