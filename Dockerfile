@@ -1,4 +1,4 @@
-# Onestep in a container: no root, no compiler, no package cache.
+# Onestep in a container: no root, no package cache, and no compiler but for a GPU.
 #
 #   docker build -t onestep:0.1.0 .
 #   docker build -t onestep:0.1.0-cuda --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cu130 .
@@ -40,6 +40,11 @@ RUN groupadd --gid 10001 onestep \
     && install --directory --owner onestep --group onestep /cache
 
 COPY --from=build /opt/onestep /opt/onestep
+
+# Triton, which only builds of torch for a GPU bring, compiles a few lines of C as it starts.
+RUN if [ -d /opt/onestep/lib/python3.11/site-packages/triton ]; then \
+        apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*; \
+    fi
 
 ENV PATH=/opt/onestep/bin:$PATH \
     PYTHONUNBUFFERED=1 \

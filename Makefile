@@ -52,8 +52,9 @@ train-smoke: $(STAMP)
 
 # Writes down the versions of this environment as the ones known to work together. A local part (`+cpu`) is
 # left out: which build of torch is installed is the installer's choice.
+# Triton's version is for torch to choose: its builds for GPUs want one of their own.
 constraints: $(STAMP)
-	@{ sed -n '/^#/p' constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//'; } > constraints.new
+	@{ sed -n '/^#/p' constraints.txt; $(BIN)/python -m pip freeze --exclude-editable --exclude triton | sed 's/+[a-z0-9.]*$$//'; } > constraints.new
 	@mv constraints.new constraints.txt && touch $(STAMP)
 
 clean:

@@ -48,9 +48,9 @@ class Finisher(Polisher):
     def start_from(self, weights: dict[str, Tensor]) -> None:
         """Begins as the polish does, with the critic of the phase before where the run has it."""
         super().start_from(weights)
-        for phase in ("adversarial", "grow"):
-            if (critic := self.run / f"{phase}.state").exists():
-                self.critic.restore(load_state(critic, self.device))
+        critic = self.run / "adversarial.state"
+        if critic.exists():
+            self.critic.restore(load_state(critic, self.device))
         self.let_the_critic_learn()
 
     @torch.no_grad()
@@ -68,16 +68,16 @@ class Finisher(Polisher):
         x, sigma, labels, target = self.examples()
         made = self.denoise(x, sigma, labels)
         self.own = self.kept(made.detach(), sigma, labels)
-        seen = (1 + (SIGMA_DATA / sigma).square()).pow(0.25)  # the less noise, the smaller a distance that shows
-        off = (self.distance(made, target, (x, sigma, labels), own) * seen).mean()
+        off = self.off(made, target, (x, sigma, labels), own)
         (targets_pull,) = torch.autograd.grad(off, made, retain_graph=True)
         pull = self.critic.pull(made, labels)
         pull[:own] *= OWN_PULL
-        return off + self.pull_of_critic() * targets_pull.norm() / pull.norm().clamp(min=1e-12) * (made * pull).sum()
+        return off + PULL * targets_pull.norm() / pull.norm().clamp(min=1e-12) * (made * pull).sum()
 
-    def pull_of_critic(self) -> float:
-        """In units of the targets'."""
-        return PULL
+    def off(self, made: Tensor, target: Tensor, starts: tuple[Tensor, Tensor, Tensor], own: int) -> Tensor:
+        """Mean distance of a batch to its targets; the less noise, the smaller a distance that shows."""
+        seen = (1 + (SIGMA_DATA / starts[1]).square()).pow(0.25)
+        return (self.distance(made, target, starts, own) * seen).mean()
 
     def distance(self, made: Tensor, target: Tensor, starts: tuple[Tensor, Tensor, Tensor], own: int) -> Tensor:
         """Of pictures `[B, 3, H, W]`, the first `own` from own ones, to their targets: `[B]`."""

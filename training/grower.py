@@ -1,29 +1,31 @@
-"""Growth: a finished model of half the side becomes one of the whole side, with a critic for what is new.
+"""Growth: a finished model of half the side becomes one of the whole side.
 
-The network begins as the smaller one with a level around it (`training/growth.py`). The smaller one stays as it is:
-for the same noise, every second pixel of it, the new pictures are to be its pictures when they are halved, so that
-the way from noise to picture need not be learnt again. What halving hides is the critic's business, as in the finish.
-Avatars under little noise are to be found again as they are, in every pixel.
+The network begins as the smaller one with a level around it (`training/growth.py`). The smaller one stays as it is: for
+the same noise, every second pixel of it, the new pictures are to be its pictures when they are halved, so that the way
+from noise to picture need not be learnt again. Avatars under little noise are to be found again in every pixel.
+
+Phase "grow" moves the new level alone: moved with it, the others lose that way within a few hundred steps. Phase
+"refine" moves everything, with the critic of the finish for what halving hides.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from training.data import Avatars
 from training.finisher import Finisher, shown
-from training.growth import grow
+from training.growth import grow, grown_parts
 from training.network import build_unet, denoiser
+from training.picture_critic import short_memory
 from training.polisher import distances
 from training.recipe import Phase, Recipe
+from training.state import load_state
 from training.trainer import Trainer
-
-QUIET, LOUD = 3_000, 12_000  # images before the critic pulls at all, and as it does in the end
-PULL = 4.0  # then, in units of the targets'
 
 
 class Grower(Finisher):
@@ -39,13 +41,34 @@ class Grower(Finisher):
         smaller = build_unet(recipe.network.halved())
         self.before = smaller.to(device, memory_format=torch.channels_last).requires_grad_(False)
         self.estimate_before = denoiser(self.before, bf16, compiled)
+        self.choose_what_moves()
+
+    def choose_what_moves(self) -> None:
+        """The new level."""
+        self.unet.requires_grad_(False)
+        for part in grown_parts(self.unet):
+            part.requires_grad_(True)
+        self.optimizer = torch.optim.AdamW(
+            list(self.moving()), lr=self.phase.learning_rate, betas=(0.9, 0.99), weight_decay=0
+        )
+
+    def moving(self) -> Iterator[nn.Parameter]:
+        """The parameters that learn."""
+        return (each for each in self.unet.parameters() if each.requires_grad)
 
     def start_from(self, weights: dict[str, Tensor]) -> None:
         """Begins with the smaller network's weights, and keeps them."""
         self.before.load_state_dict(weights)
         grow(self.unet, weights)
         Trainer.start_from(self, dict(self.unet.state_dict()))
-        self.let_the_critic_learn()
+
+    def loss(self) -> Tensor:
+        """Of a new batch: mean distance to its targets."""
+        own = self._own_rows()
+        x, sigma, labels, target = self.examples()
+        made = self.denoise(x, sigma, labels)
+        self.own = self.kept(made.detach(), sigma, labels)
+        return self.off(made, target, (x, sigma, labels), own)
 
     @torch.no_grad()
     def examples(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -57,10 +80,6 @@ class Grower(Finisher):
             target[: len(self.own[0])] = self.cleaned(*self.own)
         return x, sigma, labels, target
 
-    def pull_of_critic(self) -> float:
-        """None at first: what is new has to find its place, and the way from noise to picture is lost at once."""
-        return PULL * min(1.0, max(0.0, (self.images - QUIET) / (LOUD - QUIET)))
-
     def distance(self, made: Tensor, target: Tensor, starts: tuple[Tensor, Tensor, Tensor], own: int) -> Tensor:
         """To a target as far as it shows through noise; else, own pictures apart, to what the smaller network makes."""
         x, sigma, labels = (part[own:] for part in starts)
@@ -70,3 +89,23 @@ class Grower(Finisher):
         whole = near * distances(made, target)
         halved = (1 - near[own:]) * distances(functional.avg_pool2d(made[own:], 2), smaller)
         return torch.cat([whole[:own], whole[own:] + halved])
+
+
+class Refiner(Grower):
+    """Phase "refine": goes on from the growth in the same run."""
+
+    kept_for: Phase = "refine"
+
+    def choose_what_moves(self) -> None:
+        """Everything."""
+        self.optimizer = short_memory(self.unet, self.phase.learning_rate)
+
+    def start_from(self, weights: dict[str, Tensor]) -> None:
+        """Begins with the grown weights and the smaller network of the growth; the critic learns first."""
+        self.before.load_state_dict(load_state(self.run / "grow.state", self.device)["before"])
+        Trainer.start_from(self, weights)
+        self.let_the_critic_learn()
+
+    def loss(self) -> Tensor:
+        """As in the finish."""
+        return Finisher.loss(self)

@@ -37,6 +37,13 @@ def grow(larger: UNet2DModel, smaller: dict[str, Tensor]) -> None:
     nn.init.zeros_(enlarging.weight)[:, :, 1, 1] = torch.eye(len(enlarging.weight))
 
 
+def grown_parts(larger: UNet2DModel) -> tuple[nn.Module, ...]:
+    """What a grown network has for itself: the outer level and what leads to it."""
+    inner = larger.up_blocks[len(larger.up_blocks) - 2]
+    outer = larger.down_blocks[0], larger.up_blocks[len(larger.up_blocks) - 1]
+    return larger.conv_in, *outer, inner.upsamplers, larger.conv_norm_out, larger.conv_out
+
+
 def _moved(name: str) -> str:
     """A weight's name in the larger network: what went down first now goes down second."""
     if not name.startswith("down_blocks."):

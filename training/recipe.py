@@ -17,7 +17,7 @@ CLASSES = (
     "pixel-art",
     "thumbs",
 )
-Phase = Literal["pretrain", "tune", "distill", "polish", "snap", "adversarial", "finish", "grow", "scratch"]
+Phase = Literal["pretrain", "tune", "distill", "polish", "snap", "adversarial", "finish", "grow", "refine", "scratch"]
 Weighting = Literal["gap", "balanced"]
 
 
@@ -72,7 +72,8 @@ class Recipe:
     adversarial: PhaseSettings
     finish: PhaseSettings
     scratch: PhaseSettings
-    grow: PhaseSettings | None = None
+    grow: PhaseSettings | None = None  # only of a recipe that begins with a smaller model
+    refine: PhaseSettings | None = None
 
     def phase(self, name: Phase) -> PhaseSettings:
         """The settings of a phase by its name."""
@@ -134,6 +135,6 @@ PRESETS: dict[str, Recipe] = {
 PRESETS["64-grown"] = replace(
     PRESETS["64"],
     network=NetworkSettings(64, (32, 32, 96, 192), attention_at=(8,)),
-    grow=PhaseSettings(60_000, 16, 1e-4, 200, 0.995, ahead=60),
-    finish=PhaseSettings(200_000, 128, 3e-4, 50, 0.998, ahead=60),
+    grow=PhaseSettings(6_000, 16, 2e-3, 30, 0.99),
+    refine=PhaseSettings(60_000, 16, 2e-4, 50, 0.995, ahead=100),
 )

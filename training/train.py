@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
@@ -23,7 +24,7 @@ from training.adversarial import AdversarialTuner
 from training.data import Avatars
 from training.distiller import Distiller
 from training.finisher import Finisher
-from training.grower import Grower
+from training.grower import Grower, Refiner
 from training.losses import stage_of
 from training.polisher import Polisher
 from training.recipe import PRESETS, Phase, PhaseSettings
@@ -38,6 +39,7 @@ KEEPERS: dict[str, type[Polisher]] = {
     "adversarial": AdversarialTuner,
     "finish": Finisher,
     "grow": Grower,
+    "refine": Refiner,
 }  # phases that keep the weights they began with
 
 
@@ -79,8 +81,8 @@ def starting_weights(args: argparse.Namespace) -> dict[str, torch.Tensor] | None
             args.init, subfolder="unet", torch_dtype=torch.float32, low_cpu_mem_usage=False
         )
         return dict(unet.state_dict())
-    place = ORDER.index(args.phase) if args.phase in ORDER else 0
-    return load_weights(args.run / f"{ORDER[place - 1]}.safetensors") if place else None
+    before = "grow" if args.phase == "refine" else dict(pairwise(reversed(ORDER))).get(args.phase)
+    return load_weights(args.run / f"{before}.safetensors") if before else None
 
 
 def changed(phase: PhaseSettings, args: argparse.Namespace) -> dict[str, Any]:
