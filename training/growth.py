@@ -17,7 +17,7 @@ TAPS = (-1, 0, 1)  # of a convolution of three, along one side
 def grow(larger: UNet2DModel, smaller: dict[str, Tensor]) -> None:
     """Puts the weights of a smaller network into `larger`, which has one more level of the smaller's first width.
 
-    Raises KeyError where the two do not fit.
+    Raises KeyError where the two do not fit. The first width is at least 27, a channel for every colour of every tap.
     """
     levels = len(larger.config.block_out_channels)
     weights = larger.state_dict()

@@ -1,0 +1,112 @@
+"""A network for pictures twice as large: what it begins as, what moves, and what it aims at."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tests.plain_avatars import plain_avatars
+from training.grower import Grower, Refiner
+from training.growth import grow
+from training.network import build_unet
+from training.recipe import PRESETS, NetworkSettings, PhaseSettings, Recipe
+from training.state import save_state
+
+LARGER = NetworkSettings(
+    16, (32, 32, 64), attention_at=(4,), layers_per_block=1, norm_num_groups=8, attention_head_dim=16
+)
+QUICK = PhaseSettings(1_600, 16, 2e-3, 5, 0.9, ahead=1)
+RECIPE: Recipe = replace(PRESETS["64-grown"], network=LARGER, grow=QUICK, refine=QUICK)
+
+
+def smaller_weights() -> dict[str, Tensor]:
+    torch.manual_seed(3)
+    smaller = build_unet(LARGER.halved())
+    torch.nn.init.normal_(smaller.conv_out.weight, std=0.1)
+    return dict(smaller.state_dict())
+
+
+def grower(folder: Path) -> Grower:
+    torch.manual_seed(0)
+    trainer = Grower(RECIPE, plain_avatars(folder), folder, "cpu", False, False)
+    trainer.start_from(smaller_weights())
+    return trainer
+
+
+def test_a_grown_network_begins_as_the_smaller_one() -> None:
+    """It sees every second pixel as the smaller one does, and its last features are the smaller one's, enlarged."""
+    smaller, larger = build_unet(LARGER.halved()), build_unet(LARGER)
+    smaller.load_state_dict(smaller_weights())
+    grow(larger, smaller_weights())
+    seen: dict[str, Tensor] = {}
+    smaller.conv_in.register_forward_hook(lambda _, __, output: seen.update(small_in=output))
+    smaller.conv_norm_out.register_forward_pre_hook(lambda _, inputs: seen.update(small_out=inputs[0]))
+    larger.down_blocks[0].downsamplers[0].register_forward_hook(lambda _, __, output: seen.update(large_in=output))
+    larger.conv_norm_out.register_forward_pre_hook(lambda _, inputs: seen.update(large_out=inputs[0]))
+    x, time, labels = torch.randn(4, 3, 16, 16), torch.tensor([1.0, 90.0, 500.0, 1000.0]), torch.arange(4)
+    with torch.no_grad():
+        smaller(x[:, :, ::2, ::2], time, class_labels=labels)
+        larger(x, time, class_labels=labels)
+    assert torch.allclose(seen["large_in"], seen["small_in"], atol=1e-5)
+    enlarged = functional.interpolate(seen["small_out"], scale_factor=2)
+    assert torch.allclose(seen["large_out"], enlarged, atol=1e-4)
+
+
+def test_a_network_of_other_widths_does_not_grow() -> None:
+    wider = build_unet(replace(LARGER, block_out_channels=(64, 64, 96)))
+    with pytest.raises(KeyError, match="does not fit"):
+        grow(wider, smaller_weights())
+
+
+def test_growth_moves_the_new_level_alone_and_towards_its_targets(tmp_path: Path) -> None:
+    trainer = grower(tmp_path)
+    before = {name: value.clone() for name, value in trainer.unet.state_dict().items()}
+    losses = [trainer.step() for _ in range(40)]
+    assert sum(losses[-8:]) / 8 < 0.75 * sum(losses[:2]) / 2
+    moved = {name for name, value in trainer.unet.state_dict().items() if not torch.equal(value, before[name])}
+    assert {name.split(".")[0] for name in moved} == {
+        *("conv_in", "down_blocks", "up_blocks", "conv_norm_out", "conv_out")
+    }
+    blocks = {".".join(name.split(".")[:2]) for name in moved if "blocks" in name}
+    assert blocks == {"down_blocks.0", "up_blocks.1", "up_blocks.2"}
+    assert all(".upsamplers." in name for name in moved if name.startswith("up_blocks.1"))
+
+
+def test_targets_are_own_pictures_avatars_and_the_smaller_ones(tmp_path: Path) -> None:
+    """Distances are none where a start's target is met: rows 0 to 4 own, to 8 noised avatars, the rest noise."""
+    trainer = grower(tmp_path)
+    trainer.step()
+    x, sigma, labels, target = trainer.examples()
+    own = len(trainer.own[0]) if trainer.own else 0
+    assert own == 5
+    assert torch.equal(target[own:9], trainer.noised[own:])
+    sigma[5:9] = 1e-4  # next to no noise: the avatar counts alone
+    made = target.clone()
+    with torch.no_grad():
+        smaller = trainer.estimate_before(x[9:, :, ::2, ::2], sigma[9:], labels[9:])
+    made[9:] = functional.interpolate(trainer.cleaned(smaller, labels[9:]), scale_factor=2)
+    off = trainer.distance(made, target, (x, sigma, labels), own)
+    assert off[:9].abs().max() < 1e-6
+    assert off[9:].max() < 2e-3  # nothing in particular is under noise alone, and counts for 1 in 6400
+    assert trainer.distance(-made, target, (x, sigma, labels), own).min() > 0
+
+
+def test_refining_goes_on_from_the_growth(tmp_path: Path) -> None:
+    """With its smaller network and its weights; everything moves, and the critic with it."""
+    growth = grower(tmp_path)
+    growth.step()
+    save_state(tmp_path / "grow.state", growth.state())
+    refiner = Refiner(RECIPE, growth.data, tmp_path, "cpu", False, False)
+    refiner.start_from(growth.result())
+    assert all(map(torch.equal, refiner.before.state_dict().values(), growth.before.state_dict().values()))
+    before = {name: value.clone() for name, value in refiner.unet.state_dict().items()}
+    critic = refiner.critic.network.heads[0].plain.weight.clone()
+    for _ in range(2):
+        refiner.step()
+    assert not torch.equal(before["mid_block.resnets.0.conv1.weight"], refiner.unet.mid_block.resnets[0].conv1.weight)
+    assert not torch.equal(critic, refiner.critic.network.heads[0].plain.weight)
