@@ -81,6 +81,8 @@ def starting_weights(args: argparse.Namespace) -> dict[str, torch.Tensor] | None
             args.init, subfolder="unet", torch_dtype=torch.float32, low_cpu_mem_usage=False
         )
         return dict(unet.state_dict())
+    if args.phase == "grow":
+        raise SystemExit("growth begins with a finished model of half the side: --init FOLDER")
     before = "grow" if args.phase == "refine" else dict(pairwise(reversed(ORDER))).get(args.phase)
     return load_weights(args.run / f"{before}.safetensors") if before else None
 

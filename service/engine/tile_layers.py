@@ -49,23 +49,21 @@ class TileConv2d(FusedConv2d):
 class TileGroupNorm(RowGroupNorm):
     """Group normalisation with what follows it, in float32 whatever the dtype of its input."""
 
-    def __init__(self, norm: nn.GroupNorm) -> None:
-        super().__init__(norm)
-        self._groups = norm.num_groups
-        self._affine = norm.weight.detach().float().clone(), norm.bias.detach().float().clone()
-
     def forward(self, x: Tensor) -> Tensor:
         """As `nn.GroupNorm`."""
-        return group_norm(x, self._groups, self._eps, *self._affine, silu=False)
+        return self._norm(x, silu=False)
 
     def activated(self, x: Tensor) -> Tensor:
         """SiLU of the above."""
-        return group_norm(x, self._groups, self._eps, *self._affine, silu=True)
+        return self._norm(x, silu=True)
 
     def modulated(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         """SiLU of the above times `1 + scale` plus `shift`, both `[B, C, 1, 1]`, parts of one tensor."""
-        modulation = scale[:, :, 0, 0], shift[:, :, 0, 0]
-        return group_norm(x, self._groups, self._eps, *self._affine, silu=True, modulation=modulation)
+        return self._norm(x, silu=True, modulation=(scale[:, :, 0, 0], shift[:, :, 0, 0]))
+
+    def _norm(self, x: Tensor, silu: bool, modulation: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        weight, bias = self.weight.view(-1), self.bias.view(-1)
+        return group_norm(x, self._grouped[1], self._eps, weight, bias, silu, modulation)
 
 
 def tile_norms(body: nn.Module) -> dict[nn.Module, nn.Module]:
