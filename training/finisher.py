@@ -35,13 +35,12 @@ class Finisher(Polisher):
     kept_for: Phase = "finish"
     share_noised: float = NOISED
     share_own: float = OWN
-    haze: float = HAZE
     own: tuple[Tensor, Tensor] | None = None
     noised: Tensor  # avatars under the noise of this step's starts, those included that own pictures replaced
 
     def __init__(self, recipe: Recipe, data: Avatars, run: Path, device: str, bf16: bool, compiled: bool) -> None:
         super().__init__(recipe, data, run, device, bf16, compiled)
-        self.critic = PictureCritic(data, self.generator, device, bf16, self.haze)
+        self.critic = PictureCritic(data, self.generator, device, bf16, HAZE)
         self.backgrounds = Backgrounds(data, device)
         self.optimizer = short_memory(self.unet, self.phase.learning_rate)
 
@@ -51,16 +50,11 @@ class Finisher(Polisher):
         critic = self.run / "adversarial.state"
         if critic.exists():
             self.critic.restore(load_state(critic, self.device))
-        self.let_the_critic_learn()
-
-    @torch.no_grad()
-    def let_the_critic_learn(self) -> None:
-        """What these weights make, before they move."""
         for _ in range(self.phase.ahead):
             x, sigma, labels = self.starts()
-            made = self.denoise(x, sigma, labels)
-            with torch.enable_grad():
-                self.critic.learn(made, labels)
+            with torch.no_grad():
+                made = self.denoise(x, sigma, labels)
+            self.critic.learn(made, labels)
 
     def loss(self) -> Tensor:
         """Of a new batch: its gradient is what critic and targets ask for, its value says little."""

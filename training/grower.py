@@ -4,27 +4,23 @@ The network begins as the smaller one with a level around it (`training/growth.p
 the same noise, every second pixel of it, the new pictures are to be its pictures when they are halved, so that the way
 from noise to picture need not be learnt again. Avatars under little noise are to be found again in every pixel.
 
-Phase "grow" moves the new level alone: moved with it, the others lose that way within a few hundred steps. Phase
-"refine" moves everything, with the critic of the finish for what halving hides.
+The new level alone moves: moved with it, the others lose that way within a few hundred steps. Starts are the finish's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from training.data import Avatars
 from training.finisher import Finisher, shown
 from training.growth import grow, grown_parts
 from training.network import build_unet, denoiser
-from training.picture_critic import short_memory
 from training.polisher import distances
 from training.recipe import Phase, Recipe
-from training.state import load_state
 from training.trainer import Trainer
 
 
@@ -34,27 +30,17 @@ class Grower(Finisher):
     kept_for: Phase = "grow"
     share_noised: float = 0.6
     share_own: float = 0.35
-    haze: float = 0.05
 
     def __init__(self, recipe: Recipe, data: Avatars, run: Path, device: str, bf16: bool, compiled: bool) -> None:
         super().__init__(recipe, data, run, device, bf16, compiled)
         smaller = build_unet(recipe.network.halved())
         self.before = smaller.to(device, memory_format=torch.channels_last).requires_grad_(False)
         self.estimate_before = denoiser(self.before, bf16, compiled)
-        self.choose_what_moves()
-
-    def choose_what_moves(self) -> None:
-        """The new level."""
         self.unet.requires_grad_(False)
         for part in grown_parts(self.unet):
             part.requires_grad_(True)
-        self.optimizer = torch.optim.AdamW(
-            list(self.moving()), lr=self.phase.learning_rate, betas=(0.9, 0.99), weight_decay=0
-        )
-
-    def moving(self) -> Iterator[nn.Parameter]:
-        """The parameters that learn."""
-        return (each for each in self.unet.parameters() if each.requires_grad)
+        moving = [each for each in self.unet.parameters() if each.requires_grad]
+        self.optimizer = torch.optim.AdamW(moving, lr=self.phase.learning_rate, betas=(0.9, 0.99), weight_decay=0)
 
     def start_from(self, weights: dict[str, Tensor]) -> None:
         """Begins with the smaller network's weights, and keeps them."""
@@ -89,23 +75,3 @@ class Grower(Finisher):
         whole = near * distances(made, target)
         halved = (1 - near[own:]) * distances(functional.avg_pool2d(made[own:], 2), smaller)
         return torch.cat([whole[:own], whole[own:] + halved])
-
-
-class Refiner(Grower):
-    """Phase "refine": goes on from the growth in the same run."""
-
-    kept_for: Phase = "refine"
-
-    def choose_what_moves(self) -> None:
-        """Everything."""
-        self.optimizer = short_memory(self.unet, self.phase.learning_rate)
-
-    def start_from(self, weights: dict[str, Tensor]) -> None:
-        """Begins with the grown weights and the smaller network of the growth; the critic learns first."""
-        self.before.load_state_dict(load_state(self.run / "grow.state", self.device)["before"])
-        Trainer.start_from(self, weights)
-        self.let_the_critic_learn()
-
-    def loss(self) -> Tensor:
-        """As in the finish."""
-        return Finisher.loss(self)

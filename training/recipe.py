@@ -17,7 +17,7 @@ CLASSES = (
     "pixel-art",
     "thumbs",
 )
-Phase = Literal["pretrain", "tune", "distill", "polish", "snap", "adversarial", "finish", "grow", "refine", "scratch"]
+Phase = Literal["pretrain", "tune", "distill", "polish", "snap", "adversarial", "finish", "grow", "scratch"]
 Weighting = Literal["gap", "balanced"]
 
 
@@ -73,7 +73,6 @@ class Recipe:
     finish: PhaseSettings
     scratch: PhaseSettings
     grow: PhaseSettings | None = None  # only of a recipe that begins with a smaller model
-    refine: PhaseSettings | None = None
 
     def phase(self, name: Phase) -> PhaseSettings:
         """The settings of a phase by its name."""
@@ -136,5 +135,4 @@ PRESETS["64-grown"] = replace(
     PRESETS["64"],
     network=NetworkSettings(64, (32, 32, 96, 192), attention_at=(8,)),
     grow=PhaseSettings(6_000, 16, 2e-3, 30, 0.99),
-    refine=PhaseSettings(60_000, 16, 2e-4, 50, 0.995, ahead=100),
 )

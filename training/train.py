@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,7 +23,7 @@ from training.adversarial import AdversarialTuner
 from training.data import Avatars
 from training.distiller import Distiller
 from training.finisher import Finisher
-from training.grower import Grower, Refiner
+from training.grower import Grower
 from training.losses import stage_of
 from training.polisher import Polisher
 from training.recipe import PRESETS, Phase, PhaseSettings
@@ -39,7 +38,6 @@ KEEPERS: dict[str, type[Polisher]] = {
     "adversarial": AdversarialTuner,
     "finish": Finisher,
     "grow": Grower,
-    "refine": Refiner,
 }  # phases that keep the weights they began with
 
 
@@ -83,8 +81,8 @@ def starting_weights(args: argparse.Namespace) -> dict[str, torch.Tensor] | None
         return dict(unet.state_dict())
     if args.phase == "grow":
         raise SystemExit("growth begins with a finished model of half the side: --init FOLDER")
-    before = "grow" if args.phase == "refine" else dict(pairwise(reversed(ORDER))).get(args.phase)
-    return load_weights(args.run / f"{before}.safetensors") if before else None
+    place = ORDER.index(args.phase) if args.phase in ORDER else 0
+    return load_weights(args.run / f"{ORDER[place - 1]}.safetensors") if place else None
 
 
 def changed(phase: PhaseSettings, args: argparse.Namespace) -> dict[str, Any]:

@@ -11,17 +11,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from tests.plain_avatars import plain_avatars
-from training.grower import Grower, Refiner
+from training.grower import Grower
 from training.growth import grow
 from training.network import build_unet
 from training.recipe import PRESETS, NetworkSettings, PhaseSettings, Recipe
-from training.state import save_state
 
 LARGER = NetworkSettings(
     16, (32, 32, 64), attention_at=(4,), layers_per_block=1, norm_num_groups=8, attention_head_dim=16
 )
 QUICK = PhaseSettings(1_600, 16, 2e-3, 5, 0.9, ahead=1)
-RECIPE: Recipe = replace(PRESETS["64-grown"], network=LARGER, grow=QUICK, refine=QUICK)
+RECIPE: Recipe = replace(PRESETS["64-grown"], network=LARGER, grow=QUICK)
 
 
 def smaller_weights() -> dict[str, Tensor]:
@@ -94,19 +93,3 @@ def test_targets_are_own_pictures_avatars_and_the_smaller_ones(tmp_path: Path) -
     assert off[:9].abs().max() < 1e-6
     assert off[9:].max() < 2e-3  # nothing in particular is under noise alone, and counts for 1 in 6400
     assert trainer.distance(-made, target, (x, sigma, labels), own).min() > 0
-
-
-def test_refining_goes_on_from_the_growth(tmp_path: Path) -> None:
-    """With its smaller network and its weights; everything moves, and the critic with it."""
-    growth = grower(tmp_path)
-    growth.step()
-    save_state(tmp_path / "grow.state", growth.state())
-    refiner = Refiner(RECIPE, growth.data, tmp_path, "cpu", False, False)
-    refiner.start_from(growth.result())
-    assert all(map(torch.equal, refiner.before.state_dict().values(), growth.before.state_dict().values()))
-    before = {name: value.clone() for name, value in refiner.unet.state_dict().items()}
-    critic = refiner.critic.network.heads[0].plain.weight.clone()
-    for _ in range(2):
-        refiner.step()
-    assert not torch.equal(before["mid_block.resnets.0.conv1.weight"], refiner.unet.mid_block.resnets[0].conv1.weight)
-    assert not torch.equal(critic, refiner.critic.network.heads[0].plain.weight)
