@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 SAME = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 5e-2}
 PACKED = (torch.float32, torch.bfloat16)  # what a CPU's network is packed for
 
+REFUSALS = (RuntimeError, AttributeError, TypeError)  # of libraries' internals that another version may lack
+
 Shapes = dict[nn.Module, tuple[int, ...]]  # (C, H, W) of the image that reaches a module
 
 
@@ -95,7 +97,9 @@ class ProjectedForward:
         if device.type == "cpu" and dtype in PACKED and torch.backends.mkldnn.enabled and has_units(dtype):
             self._pack(info, self._packed, "packed")
         elif norms is not None and not compiled:
-            self._pack(info, lambda shapes: self._tiled(shapes, norms), "tiles")
+            from service.engine.tile_layers import COMPILER_REFUSALS
+
+            self._pack(info, lambda shapes: self._tiled(shapes, norms), "tiles", (*REFUSALS, *COMPILER_REFUSALS))
         if compiled:
             self._body.compile(dynamic=False)
             self.plan += ", compiled"
@@ -121,8 +125,14 @@ class ProjectedForward:
         tile_body(self._body, shapes, norms)
         quicken(self._body, shapes, TileConv2d)
 
-    def _pack(self, info: ModelInfo, replace: Callable[[Shapes], None], name: str) -> None:
-        """Makes the body quick, unless that changes more than rounding."""
+    def _pack(
+        self,
+        info: ModelInfo,
+        replace: Callable[[Shapes], None],
+        name: str,
+        refusals: tuple[type[Exception], ...] = REFUSALS,
+    ) -> None:
+        """Makes the body quick, unless `refusals` are raised or it changes more than rounding."""
         x = torch.randn((1, *info.latent_shape), generator=torch.Generator().manual_seed(0)).to(self._device)
         keys: list[Key] = [(0.0, 0 if info.class_conditional else None)]
         prepared = self.prepare(keys)
@@ -135,8 +145,7 @@ class ProjectedForward:
             self._embedding_dtype = torch.float32  # scales and shifts of norms, which are float32 now
             prepared = self.prepare(keys)
             off = float((self.run(x, prepared) - expected).abs().max() / expected.abs().max())
-        except Exception as error:
-            # whatever a library's internals raise: the network as it was serves as well, more slowly
+        except refusals as error:
             log.warning("cannot make %s quick on this %s: %s", info.name, self._device.type, error)
             off = float("inf")
         if off <= SAME[self._dtype]:

@@ -6,18 +6,20 @@ batch is small, which is why batches of one row have other bits. Calling oneDNN 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
 PACKED_FOR_ROWS = 4  # oneDNN chooses the weights' layout for a batch size
 
 
-class FusedConv2d(nn.Module):
+class FusedConv2d(nn.Module, ABC):
     """A convolution that can add an image to its result in the same pass."""
 
+    @abstractmethod
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
-        """The convolution of `x` plus `other`."""
-        raise NotImplementedError
+        """The convolution of `x` `[B, C, H, W]` plus `other` `[B, K, H', W']`."""
 
 
 class PackedConv2d(FusedConv2d):

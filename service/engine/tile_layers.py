@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from subprocess import CalledProcessError
+from typing import TypeGuard
+
 import torch
 from torch import Tensor, nn
+from triton import TritonError
 
 from service.engine.norm import RowGroupNorm
 from service.engine.packing import FusedConv2d
 from service.engine.tiles import convolve, group_norm, tile_for
+
+COMPILER_REFUSALS = (TritonError, CalledProcessError)  # of Triton's for a GPU, and of the C compiler that it calls
 
 
 class TileConv2d(FusedConv2d):
@@ -27,7 +33,7 @@ class TileConv2d(FusedConv2d):
         self.bias = None if conv.bias is None else conv.bias.detach()
 
     @staticmethod
-    def fits(conv: nn.Module) -> bool:
+    def fits(conv: nn.Module) -> TypeGuard[nn.Conv2d]:
         """Whether `conv` is a convolution of a form that these kernels have."""
         return (
             type(conv) is nn.Conv2d
@@ -78,4 +84,4 @@ def tile_body(body: nn.Module, shapes: dict[nn.Module, tuple[int, ...]], norms: 
             if child in norms:
                 setattr(parent, name, norms[child])
             elif child in shapes and TileConv2d.fits(child):
-                setattr(parent, name, TileConv2d(child, shapes[child]))  # type: ignore[arg-type]
+                setattr(parent, name, TileConv2d(child, shapes[child]))

@@ -12,11 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
+from triton.runtime.errors import OutOfResources
 
 from service.engine.blocks import QuickAttention, QuickResnet, quicken
 from service.engine.embedding import Projections
+from service.engine.forward import REFUSALS, ProjectedForward
 from service.engine.packing import input_shapes
-from service.engine.tile_layers import TileConv2d, TileGroupNorm, tile_body, tile_norms
+from service.engine.tile_layers import COMPILER_REFUSALS, TileConv2d, TileGroupNorm, tile_body, tile_norms
 from service.engine.tiles import convolve, group_norm, tile_for
 from service.engine.unet import UNetBody
 from service.models.folder import load_info
@@ -107,3 +109,20 @@ def test_a_network_of_tiles_is_the_same_network(tmp_path: Path, changes: dict[st
     assert kinds >= {TileConv2d, TileGroupNorm, QuickResnet, QuickAttention}
     assert not kinds & {torch.nn.Conv2d, torch.nn.GroupNorm, torch.nn.Linear}
     assert torch.allclose(found, expected, atol=1e-4 * float(expected.abs().max()), rtol=0)
+
+
+def test_a_network_that_triton_cannot_compile_for_runs_as_it_was(tmp_path: Path) -> None:
+    """As on a card with too little shared memory; any other fault is not hidden."""
+    info = load_info(tiny_model(tmp_path / "model"), "tiny")
+
+    def packed(error: Exception) -> ProjectedForward:
+        def refuse(shapes: object) -> None:
+            raise error
+
+        form = ProjectedForward(load_unet(info), info, torch.device("cpu"), torch.float16)
+        form._pack(info, refuse, "tiles", (*REFUSALS, *COMPILER_REFUSALS))
+        return form
+
+    assert packed(OutOfResources(200_000, 100_000, "shared memory")).plan == "projected"
+    with pytest.raises(LookupError):
+        packed(LookupError())
