@@ -169,10 +169,13 @@ class CudaNetwork:
         """As a call, but every part in one size."""
         return self._run(x, time, class_labels, [way.rows])
 
-    def synchronize(self) -> None:
-        """Waits for the queued work, copies on the side stream excepted."""
-        if self.device.type == "cuda":
-            torch.cuda.current_stream(self.device).synchronize()
+    def mark(self) -> Callable[[], None]:
+        """A wait for the work queued so far, copies on the side stream excepted."""
+        if self.device.type != "cuda":
+            return lambda: None
+        done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        done.record(torch.cuda.current_stream(self.device))
+        return done.synchronize
 
     def copy_out(self, value: Tensor) -> Callable[[], Tensor]:
         """Starts to copy `value` to the host; the result waits for it."""

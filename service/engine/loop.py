@@ -10,13 +10,11 @@ from functools import partial
 import torch
 
 from service.engine.batching import padded
-from service.engine.collecting import Collected
+from service.engine.flight import Announce, Flight, Lead
 from service.engine.protocol import Expired, Failed, Finished, FromEngine, Previewed, StepEnded, StepStarted
 from service.engine.request import Preview, Sample, SampleResult
 from service.engine.runner import ModelRunner, Row
 from service.engine.scheduler import Scheduler
-
-Announce = Callable[[bytes | None], None]
 
 
 class EngineLoop:
@@ -36,8 +34,9 @@ class EngineLoop:
         self._schedulers = {name: Scheduler() for name in self._runners}
         self._turns = deque(self._runners)
         self._rows: dict[int, Row] = {}
-        self._started: dict[int, float] = {}
-        self._leaving: list[tuple[Collected, list[Announce]]] = []
+        self._flights: deque[Flight] = deque()  # in the order in which the device takes them
+        self._lead = Lead()
+        self._ended = 0.0  # when the last step that is over was
         self._emit = emit
         self._fault_seed = fault_seed
 
@@ -51,24 +50,29 @@ class EngineLoop:
         for sample in samples:
             for scheduler in self._schedulers.values():
                 if scheduler.abort(sample):
-                    self._forget(sample)
+                    self._rows.pop(sample, None)
 
     def step(self) -> bool:
-        """One forward of the model in turn. False when nothing is ready.
+        """One forward of the model in turn. False when nothing is ready and nothing runs.
 
-        On a device that works while the CPU does something else, what a step finished is handed out while the
-        next one runs, and the samples that will come next draw their latents.
+        A device that works while the CPU does something else is asked for a step before the one before it is over,
+        so that it never waits; but as late as that allows, so that what arrives meanwhile has its place in it.
         """
         self._drop_expired()
         name = self._next_model()
         if name is None:
-            self._hand_out()
-            return False
+            self._lead.idle()
+            return self._land(leave=0)
         runner, scheduler = self._runners[name], self._schedulers[name]
         batch = scheduler.schedule(runner.choose(scheduler.ready()))
-        self._run(runner, scheduler, batch)
-        if not runner.overlaps:
-            self._hand_out()
+        if batch[0].isolated or any(flight.isolated for flight in self._flights):
+            self._land(leave=0)  # a suspect is alone in the air: so it can be told who killed an engine
+        self._flights.append(self._launch(runner, scheduler, batch))
+        self._lead.launched()
+        self._land(leave=int(runner.overlaps))
+        if runner.overlaps:
+            self._begin(runner, scheduler.upcoming(runner.choose(scheduler.ready())))
+            self._lead.wait(self._flights[-1].began(self._ended) + self._flights[-1].size.seconds)
         return True
 
     def _next_model(self) -> str | None:
@@ -84,86 +88,75 @@ class EngineLoop:
             expired = scheduler.expired(now)
             for sample in expired:
                 scheduler.abort(sample.id)
-                self._forget(sample.id)
+                self._rows.pop(sample.id, None)
             if expired:
                 self._emit(Expired(tuple(sample.id for sample in expired)))
 
-    def _run(self, runner: ModelRunner, scheduler: Scheduler, batch: list[Sample]) -> None:
-        """Takes one step; what it finishes is then on its way off the device."""
+    def _launch(self, runner: ModelRunner, scheduler: Scheduler, batch: list[Sample]) -> Flight:
+        """Asks for one step, and for the images that it finishes to be taken off the device."""
         ids = tuple(sample.id for sample in batch)
         size = padded(len(batch), runner.times.now)
         self._emit(StepStarted(runner.info.name, ids, size.seconds))
-        began = time.monotonic()
+        asked = time.monotonic()
         if any(sample.seed == self._fault_seed for sample in batch):
             raise RuntimeError("the fault seed was asked for")
         self._begin(runner, batch)
-        for id_ in ids:
-            self._started.setdefault(id_, began)
         rows = [self._rows[id_] for id_ in ids]
         denoised = runner.step(rows)
-        finished = scheduler.update(batch)
-        # a device gets all of its work at once: between two steps it has nothing to do
-        collected = self._collect(runner, finished) if runner.overlaps else None
-        self._hand_out()
-        if runner.overlaps and len(scheduler):
-            self._begin(runner, scheduler.upcoming(runner.choose(scheduler.ready())))
-        runner.synchronize()
-        ended = time.monotonic()
-        runner.times.observe(size.size, ended - began)
-        self._emit(StepEnded(runner.info.name, ids, size.size, ended - began))
-        self._preview(runner, rows, denoised)
-        self._finish(collected or self._collect(runner, finished), finished, ended)
+        finished = [self._rows.pop(sample.id) for sample in scheduler.update(batch)]
+        flight = Flight(runner, rows, size, asked)
+        self._preview(flight, denoised)
+        if finished:
+            flight.collect(
+                [row.x[0] for row in finished],
+                [row.sample.pixels for row in finished],
+                [partial(self._announce, row) for row in finished],
+            )
+        return flight
+
+    def _land(self, *, leave: int) -> bool:
+        """Waits for steps, the oldest first, until `leave` are in the air, and emits what became of them.
+
+        Whether there were any.
+        """
+        landed = len(self._flights) > leave
+        while len(self._flights) > leave:
+            flight = self._flights[0]
+            flight.over()
+            ended = time.monotonic()
+            began, self._ended = flight.began(self._ended), ended
+            for row in flight.rows:
+                row.started = row.started or began
+            flight.runner.times.observe(flight.size.size, ended - began)
+            ids = tuple(row.sample.id for row in flight.rows)
+            self._emit(StepEnded(flight.runner.info.name, ids, flight.size.size, ended - began))
+            self._flights.popleft()
+            flight.hand_out(ended)
+        return landed
 
     def _begin(self, runner: ModelRunner, samples: Iterable[Sample]) -> None:
         """Gives tensors to those samples that have none yet."""
         for row in runner.begin([sample for sample in samples if sample.id not in self._rows]):
             self._rows[row.sample.id] = row
 
-    def _preview(self, runner: ModelRunner, rows: list[Row], denoised: torch.Tensor) -> None:
+    def _preview(self, flight: Flight, denoised: torch.Tensor) -> None:
         wanted = [
             (row, estimate)
-            for row, estimate in zip(rows, denoised, strict=True)
+            for row, estimate in zip(flight.rows, denoised, strict=True)
             if row.sample.preview_every
             and row.step % row.sample.preview_every == 0
             and row.step < len(row.sample.sigmas)
         ]
         if wanted:
             announce: list[Announce] = [partial(self._announce_preview, row.sample.id, row.step) for row, _ in wanted]
-            collected = runner.collect([estimate for _, estimate in wanted], ["uint8"] * len(wanted))
-            self._leaving.append((collected, announce))
+            flight.collect([estimate for _, estimate in wanted], ["uint8"] * len(wanted), announce)
 
-    def _collect(self, runner: ModelRunner, finished: list[Sample]) -> Collected:
-        """Starts to take the images of finished samples off the device."""
-        images = [self._rows[sample.id].x[0] for sample in finished]
-        return runner.collect(images, [sample.pixels for sample in finished])
-
-    def _finish(self, collected: Collected, finished: list[Sample], ended: float) -> None:
-        if not finished:
-            return
-        announce: list[Announce] = [
-            partial(self._announce, sample.id, self._started[sample.id], ended) for sample in finished
-        ]
-        self._leaving.append((collected, announce))
-        for sample in finished:
-            self._forget(sample.id)
-
-    def _hand_out(self) -> None:
-        """Emits everything that is on its way off the device."""
-        for collected, announce in self._leaving:
-            for say, pixels in zip(announce, collected.wait(), strict=True):
-                say(pixels)
-        self._leaving.clear()
-
-    def _announce_preview(self, sample: int, step: int, pixels: bytes | None) -> None:
+    def _announce_preview(self, sample: int, step: int, pixels: bytes | None, ended: float) -> None:
         if pixels is not None:
             self._emit(Previewed(sample, Preview(step, pixels)))
 
-    def _announce(self, sample: int, started: float, ended: float, pixels: bytes | None) -> None:
+    def _announce(self, row: Row, pixels: bytes | None, ended: float) -> None:
         if pixels is None:
-            self._emit(Failed(sample, "the network's result is not finite"))
+            self._emit(Failed(row.sample.id, "the network's result is not finite"))
         else:
-            self._emit(Finished(sample, SampleResult(pixels, started, ended)))
-
-    def _forget(self, sample: int) -> None:
-        self._rows.pop(sample, None)
-        self._started.pop(sample, None)
+            self._emit(Finished(row.sample.id, SampleResult(pixels, row.started, ended)))

@@ -48,8 +48,8 @@ class Network(Protocol):
     def overlaps(self) -> bool:
         """Whether calls return before their work is done."""
 
-    def synchronize(self) -> None:
-        """Waits for the work of earlier calls."""
+    def mark(self) -> Callable[[], None]:
+        """A wait for the work of earlier calls, and not for that of later ones."""
 
     def copy_out(self, value: Tensor) -> Callable[[], Tensor]:
         """Starts to copy `value` to the host; the result waits for it."""

@@ -65,7 +65,10 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 
 
 class StepStarted(msgspec.Struct, frozen=True, tag=True):
-    """These samples are in the forward that begins now: the suspects, should the engine die."""
+    """These samples are in the next forward: suspects, should the engine die before that is over.
+
+    Steps end in the order in which they started; on a GPU the next one may start before one ends.
+    """
 
     model: str
     samples: tuple[int, ...]

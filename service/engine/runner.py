@@ -1,12 +1,12 @@
 """Runs one model: rows of state, one network forward for a batch of them, pixels out.
 
 State is float32 always; the network call alone may run in another dtype. On a GPU nothing here waits for the
-device but `synchronize`.
+device but what `mark` gives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,8 +32,9 @@ class Row:
     sample: Sample
     noise: NoiseSource
     x: Tensor  # float32 [1, C, H, W] on the device; after the last step the image in [-1, 1]
-    step: int = 0  # steps done
+    step: int = 0  # steps done, or asked for
     operator: Operator | None = None  # of an edit that keeps something of a picture
+    started: float = 0.0  # when its first step began, of the monotonic clock; 0.0 until that is over
 
 
 class ModelRunner:
@@ -93,9 +94,9 @@ class ModelRunner:
                 row.x = row.operator.pull_in(row.x)
         return denoised
 
-    def synchronize(self) -> None:
-        """Waits until the device has done what `step` asked for."""
-        self.network.synchronize()
+    def mark(self) -> Callable[[], None]:
+        """A wait until the device has done what `step` asked for so far."""
+        return self.network.mark()
 
     def collect(self, images: Sequence[Tensor], kinds: Sequence[Pixels]) -> Collected:
         """Starts to take images `[C, H, W]` in [-1, 1] off the device."""

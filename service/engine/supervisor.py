@@ -89,7 +89,7 @@ class Supervisor:
         self._cause: Cause | None = None
         self._fatal: str | None = None
         self._closing = False
-        self._executing: StepStarted | None = None
+        self._executing: deque[StepStarted] = deque()  # a GPU is asked for a step before the last one is over
         self._silent = 0.0
         self._stalled = 0.0
         self._restarts: deque[float] = deque()
@@ -132,7 +132,8 @@ class Supervisor:
     async def _live(self) -> None:
         began = time.monotonic()
         self._lost.clear()
-        self._cause, self._executing = None, None
+        self._cause = None
+        self._executing.clear()
         self._silent = self._stalled = 0.0
         try:
             self._link = link = await self._connect(self._on_message, self._on_lost)
@@ -163,7 +164,8 @@ class Supervisor:
         if self._cause is None:
             self._cause = Cause.KILLED if link.killed else Cause.CRASHED
         log.error("engine lost", extra={"device": self.config.device, "cause": self._cause.value})
-        self._listener.on_lost(self, self._executing.samples if self._executing else (), self._cause)
+        suspects = tuple(sample for step in self._executing for sample in step.samples)
+        self._listener.on_lost(self, suspects, self._cause)
 
     def _look(self, link: Link, ticks: int) -> None:
         """Counts ticks, not wall time: a stall of this process or of the machine is not the engine's."""
@@ -177,7 +179,7 @@ class Supervisor:
             self._stalled = 0.0
             return
         self._stalled += TICK
-        expected = self._executing.expected if self._executing else 0.0
+        expected = self._executing[0].expected if self._executing else 0.0
         if self._stalled > max(PROGRESS, PROGRESS_FACTOR * expected):
             self._kill(link, Cause.HANG)
 
@@ -210,9 +212,9 @@ class Supervisor:
             self._cause = Cause.CRASHED
         else:
             if isinstance(message, StepStarted):
-                self._executing = message
+                self._executing.append(message)
             elif isinstance(message, StepEnded):
-                self._executing = None
+                self._executing.popleft()
             self._listener.on_message(self, message)
 
     def _on_lost(self) -> None:

@@ -29,7 +29,7 @@ class SilentLink:
         """Itself, after the failures."""
         if self.failures:
             raise self.failures.pop()
-        self.say, self.kill = on_message, on_lost
+        self.say, self.kill, self.lost = on_message, on_lost, on_lost
         self.connected.set()
         return self
 

@@ -12,6 +12,7 @@ import warnings
 import pytest
 
 from service.engine.links import ProcessLink
+from service.engine.protocol import StepEnded, StepStarted
 from tests.engine.silent import Stand
 
 pytestmark = pytest.mark.anyio
@@ -58,3 +59,20 @@ async def test_an_engine_that_cannot_be_spawned_leaves_no_socket_open(monkeypatc
             await ProcessLink.connect(lambda message: None, lambda: None)
         gc.collect()
     assert [str(warning.message) for warning in caught if warning.category is ResourceWarning] == []
+
+
+async def test_who_is_in_a_step_that_is_not_over_when_the_engine_dies_is_a_suspect() -> None:
+    """A GPU is asked for a step before the last one is over, so there may be two of them."""
+    stand = Stand()
+    await asyncio.wait_for(stand.start(), 20)
+    jobs = [stand.submit() for _ in range(4)]
+    steps = [StepStarted(stand.info.name, tuple(job.samples), 0.05) for job in jobs]
+    for step in steps[:2]:
+        stand.link.say(step)
+    stand.link.say(StepEnded(stand.info.name, steps[0].samples, 8, 0.05))
+    stand.link.say(steps[2])
+    stand.link.connected.clear()
+    stand.link.lost()
+    await asyncio.wait_for(stand.link.connected.wait(), 20)
+    assert [job.isolated for job in jobs] == [False, True, True, False]
+    await stand.pool.close()

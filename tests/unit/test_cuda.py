@@ -1,13 +1,12 @@
-"""The GPU's bookkeeping, run on the CPU: sizes, places, padding, and results that leave while the next step runs.
+"""The GPU's bookkeeping, run on the CPU: sizes, places, padding.
 
 Graphs and streams themselves need a GPU; `benchmarks/gpu_check.py` runs all of this there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 import torch
@@ -18,17 +17,11 @@ from service.engine.collecting import Collected
 from service.engine.cuda import Buckets, CudaNetwork
 from service.engine.forward import build_forward
 from service.engine.lanes import Way
-from service.engine.loop import EngineLoop
-from service.engine.protocol import EngineConfig, Finished, FromEngine, StepEnded, StepStarted
-from service.engine.request import Sample
-from service.engine.runner import ModelRunner
+from service.engine.protocol import EngineConfig
 from service.models.folder import load_info
 from service.models.info import ModelInfo
 from service.models.loader import load_unet
 from tests.tiny import tiny_model
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 class Rerun:
@@ -120,91 +113,6 @@ def test_it_is_certified_like_any_network(info: ModelInfo, tmp_path: Path) -> No
     certificate, sizes = certify(info, network_of(info, 16), config)
     assert [trial.way.rows for trial in certificate.trials if trial.exact] == [1, 2, 4, 8, 16]
     assert [size.size for size in sizes] == [1, 2, 4, 8, 16]
-
-
-class Later(CudaNetwork):
-    """Notes when results are taken off the device."""
-
-    def __init__(self, *arguments: object, journal: list[str]) -> None:
-        super().__init__(*arguments)  # type: ignore[arg-type]
-        self.journal = journal
-
-    def copy_out(self, value: Tensor) -> Callable[[], Tensor]:
-        self.journal.append("copy begins")
-
-        def wait() -> Tensor:
-            self.journal.append("copy waited for")
-            return value
-
-        return wait
-
-    def synchronize(self) -> None:
-        self.journal.append("step over")
-
-
-def test_results_leave_while_the_next_step_runs(info: ModelInfo) -> None:
-    """The bytes of step one are waited for only after step two was asked for, and before it is over."""
-    journal: list[str] = []
-    forward = build_forward(load_unet(info), info, torch.device("cpu"), torch.float32)
-    network = Later(forward, info.latent_shape, True, torch.device("cpu"), 1, Rerun(), journal=journal)
-    config = EngineConfig("cpu", "float32", 1, 1, 10.0, True, "/nonexistent/cache")
-    _, sizes = certify(info, network, config)
-    journal.clear()
-
-    def note(message: FromEngine) -> None:
-        if isinstance(message, StepStarted | StepEnded | Finished):
-            journal.append(type(message).__name__)
-
-    loop = EngineLoop([ModelRunner(info, network, sizes, 10.0)], note)
-    loop.submit(
-        Sample(id=i, request=i, client="", model="tiny", seed=i, class_label=1, sigmas=(80.0,)) for i in range(2)
-    )
-    while loop.step():
-        pass
-    asked_for = ["StepStarted", "copy begins", "copy begins"]
-    over = ["step over", "StepEnded"]
-    handed_out = ["copy waited for", "copy waited for", "Finished"]
-    assert journal == [*asked_for, *over, *asked_for, *handed_out, *over, *handed_out]
-
-
-def test_latents_of_what_comes_next_are_drawn_while_a_step_runs(info: ModelInfo) -> None:
-    journal: list[str] = []
-
-    class Drawing(Later):
-        def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-            given = list(items)
-            journal.extend(f"latents of {item.id}" for item in given if isinstance(item, Sample))
-            return super().map(function, given)
-
-    forward = build_forward(load_unet(info), info, torch.device("cpu"), torch.float32)
-    network = Drawing(forward, info.latent_shape, True, torch.device("cpu"), 1, Rerun(), journal=journal)
-    config = EngineConfig("cpu", "float32", 1, 1, 10.0, True, "/nonexistent/cache")
-    _, sizes = certify(info, network, config)
-    journal.clear()
-    finished: dict[int, bytes] = {}
-
-    def note(message: FromEngine) -> None:
-        if isinstance(message, Finished):
-            finished[message.sample] = message.result.pixels
-
-    def sample(i: int) -> Sample:
-        return Sample(id=i, request=i, client="", model="tiny", seed=i, class_label=1, sigmas=(80.0,))
-
-    loop = EngineLoop([ModelRunner(info, network, sizes, 10.0)], note)
-    loop.submit(map(sample, range(3)))
-    loop.step()
-    assert journal == ["latents of 0", "copy begins", "copy begins", "latents of 1", "step over"]
-    loop.cancel([1])  # what was drawn ahead is forgotten with its sample
-    while loop.step():
-        pass
-    assert journal.count("latents of 2") == 1
-    assert finished.keys() == {0, 2}
-    alone = EngineLoop([ModelRunner(info, network, sizes, 10.0)], note)
-    before = finished.pop(2)
-    alone.submit([sample(2)])
-    while alone.step():
-        pass
-    assert finished[2] == before
 
 
 def test_collected_images_come_in_the_kind_asked_for() -> None:

@@ -1,0 +1,71 @@
+"""Steps that a device was asked for and that are not known to be over, and when to ask for the next one."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from service.engine.collecting import Collected
+from service.engine.request import Pixels, SizeTime
+from service.engine.runner import ModelRunner, Row
+
+Announce = Callable[[bytes | None, float], None]  # an image's bytes, None if it is not finite; when its step ended
+
+KEPT = 16  # launches that tell how long one takes
+SPARE = 1e-3  # seconds that a launch may take longer than those
+
+
+class Flight:
+    """One step of some rows, with the images that leave the device after it."""
+
+    def __init__(self, runner: ModelRunner, rows: Sequence[Row], size: SizeTime, asked: float) -> None:
+        """All of the step is queued by now; `asked` is when that began, of the monotonic clock."""
+        self.runner, self.rows, self.size = runner, rows, size
+        self.over = runner.mark()  # waits for it
+        self._asked = asked
+        self._leaving: list[tuple[Collected, Sequence[Announce]]] = []
+
+    @property
+    def isolated(self) -> bool:
+        """Whether its samples are suspects."""
+        return self.rows[0].sample.isolated
+
+    def began(self, ended: float) -> float:
+        """When the device began it, if the step before was over at `ended`."""
+        return max(self._asked, ended)
+
+    def collect(self, images: Sequence[Tensor], kinds: Sequence[Pixels], announce: Sequence[Announce]) -> None:
+        """Starts to take images `[C, H, W]` in [-1, 1] off the device, each to be announced when it is over."""
+        self._leaving.append((self.runner.collect(images, kinds), announce))
+
+    def hand_out(self, ended: float) -> None:
+        """Announces its images; it was over at `ended`."""
+        for collected, announce in self._leaving:
+            for say, pixels in zip(announce, collected.wait(), strict=True):
+                say(pixels, ended)
+
+
+class Lead:
+    """How long before a step is over the next one has to be prepared."""
+
+    def __init__(self) -> None:
+        self._woken = 0.0
+        self._took: deque[float] = deque(maxlen=KEPT)
+
+    def wait(self, end: float) -> None:
+        """Until it is time for what follows a step that will be over at `end`."""
+        time.sleep(max(0.0, end - time.monotonic() - max(self._took, default=0.0) - SPARE))
+        self._woken = time.monotonic()
+
+    def launched(self) -> None:
+        """What follows was asked for."""
+        if self._woken:
+            self._took.append(time.monotonic() - self._woken)
+        self.idle()
+
+    def idle(self) -> None:
+        """Nothing follows for now, so the time until something does tells nothing."""
+        self._woken = 0.0
