@@ -4,6 +4,9 @@ As in the polish, what the weights before make, cleaned, is the target for the s
 reaches only in part: edges stay uneven. So the critic of the phase before goes on, with next to no haze over what it
 sees, and pulls each batch some times as hard as the targets do. Most starts are the model's own pictures with new
 noise, as second steps have; their targets are these pictures, cleaned: a second step is to better the first one.
+
+The critic asks for pictures that could be avatars and targets for those of before, so kinds get fewer. Drift keeps
+them apart, first steps among first ones and second steps among second ones.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from torch import Tensor
 
 from training.backgrounds import Backgrounds
 from training.data import Avatars
+from training.drift import Drift
 from training.network import SIGMA_DATA, SIGMA_MAX
 from training.picture_critic import PictureCritic, short_memory
 from training.polisher import Polisher, distances
@@ -24,9 +28,12 @@ from training.starts import draw_starts, put_own
 from training.state import load_state
 
 NOISED, NOISED_FROM = 0.65, 0.2  # share of starts that are pictures with noise, and the least noise of avatars
-OWN, OWN_FROM = 0.6, 0.12  # share of starts that are the model's own pictures, and the least noise of those
+OWN, OWN_FROM = 0.6, 0.3  # share of starts that are the model's own pictures, and the least noise of those
 HAZE = 0.015  # over what the critic sees
-PULL, OWN_PULL = 8.0, 2.0  # of the critic, in units of the targets'; how many times as hard on own pictures
+PULL, OWN_PULL = 6.0, 2.0  # of the critic, in units of the targets'; how many times as hard on own pictures
+DRIFT, FIRST_DRIFT = 6.0, 0.5  # of drift, in the same units; how many times as hard on one-step pictures
+FIRST, SECOND, NEITHER = 0, 1, -1  # one-step pictures, second steps, and the rest, which does not drift
+MUCH = 1.0  # noise from which on own pictures are second steps to drift: under less, their pictures are given
 
 
 class Finisher(Polisher):
@@ -41,6 +48,7 @@ class Finisher(Polisher):
     def __init__(self, recipe: Recipe, data: Avatars, run: Path, device: str, bf16: bool, compiled: bool) -> None:
         super().__init__(recipe, data, run, device, bf16, compiled)
         self.critic = PictureCritic(data, self.generator, device, bf16, HAZE)
+        self.drift = Drift(data, 2, self.generator, device, bf16)
         self.backgrounds = Backgrounds(data, device)
         self.optimizer = short_memory(self.unet, self.phase.learning_rate)
 
@@ -66,7 +74,11 @@ class Finisher(Polisher):
         (targets_pull,) = torch.autograd.grad(off, made, retain_graph=True)
         pull = self.critic.pull(made, labels)
         pull[:own] *= OWN_PULL
-        return off + PULL * targets_pull.norm() / pull.norm().clamp(min=1e-12) * (made * pull).sum()
+        group = drifting(sigma, own)
+        drift = self.drift.pull(made, labels, group)
+        drift[group == FIRST] *= FIRST_DRIFT
+        pulls = PULL * unit(pull) + DRIFT * unit(drift)
+        return off + targets_pull.norm() * (made * pulls).sum()
 
     def off(self, made: Tensor, target: Tensor, starts: tuple[Tensor, Tensor, Tensor], own: int) -> Tensor:
         """Mean distance of a batch to its targets; the less noise, the smaller a distance that shows."""
@@ -113,13 +125,27 @@ class Finisher(Polisher):
         return self.backgrounds.levelled(super().cleaned(pictures, labels), labels)
 
     def state(self) -> dict[str, Any]:
-        """The polish's, the critic's, and the model's own pictures."""
-        return super().state() | self.critic.state() | {"own": self.own}
+        """The polish's, the critic's, what drifts, and the model's own pictures."""
+        return super().state() | self.critic.state() | self.drift.state() | {"own": self.own}
 
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
         self.critic.restore(state)
+        self.drift.restore(state)
         self.own = state["own"]
+
+
+def drifting(sigma: Tensor, own: int) -> Tensor:
+    """What drifts together, by noise `[B]` of which the first `own` are on own pictures, on the CPU: `[B]`."""
+    group = torch.full((len(sigma),), NEITHER)
+    group[(sigma == SIGMA_MAX).cpu()] = FIRST
+    group[:own] = torch.where((sigma[:own] > MUCH).cpu(), SECOND, NEITHER)
+    return group
+
+
+def unit(pull: Tensor) -> Tensor:
+    """The same with a norm of 1, unless it is nothing."""
+    return pull / pull.norm().clamp(min=1e-12)
 
 
 def shown(sigma: Tensor) -> Tensor:

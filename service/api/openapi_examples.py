@@ -10,7 +10,7 @@ __all__ = ["add_examples"]
 PICTURE: Final = (
     "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFUlEQVR4nGP4z8DwHwgZGBgY/v//DwAm+wX7dSsPGQAAAABJRU5ErkJggg=="
 )
-REVISION: Final = "sha256:ba737e1ad43984c7544d6d1f447c2052087876b55f8d04025c8bde940decc485"
+REVISION: Final = "sha256:030eb657e457b670d15b83252aef0a0b63b0a53f677900e630c474b666e763db"
 TIMINGS: Final = {"queue_ms": 1.2, "inference_ms": 18.0, "encode_ms": 0.3, "total_ms": 20.1}
 IMAGE: Final = {
     "index": 0,

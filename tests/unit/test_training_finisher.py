@@ -10,7 +10,7 @@ import torch
 from tests.grainy_polisher import grainy_polisher
 from training import backgrounds, finisher, snapper, starts
 from training.adversarial import AdversarialTuner
-from training.finisher import OWN_FROM, Finisher
+from training.finisher import FIRST, NEITHER, OWN_FROM, SECOND, Finisher, drifting
 from training.network import SIGMA_MAX
 from training.starts import OWN_TO
 
@@ -126,6 +126,42 @@ def test_the_critic_pulls_harder_on_second_steps(tmp_path: Path, monkeypatch: py
     by_critic = asked(1.0) - asked(0.0)
     assert float(by_critic[9:].mean()) > 0
     torch.testing.assert_close(by_critic[:9], finisher.OWN_PULL * by_critic[9:10].expand(9, -1, -1, -1))
+
+
+def test_first_steps_drift_among_first_ones_and_second_steps_among_second_ones() -> None:
+    """Noised avatars do not, nor do own pictures that show through their noise."""
+    assert drifting(torch.tensor([0.5, 2.0, 5.0, 3.0, SIGMA_MAX]), own=3).tolist() == [
+        NEITHER,
+        SECOND,
+        SECOND,
+        NEITHER,
+        FIRST,
+    ]
+
+
+def test_drift_pulls_so_many_times_as_hard_as_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A drift of one size. Rows 0 to 8 of 16 are own pictures under much noise, rows 10 to 15 noise alone."""
+    made: list[torch.Tensor] = []
+
+    def everywhere(pictures: torch.Tensor, labels: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
+        made.append(pictures)
+        assert group.tolist() == [SECOND] * 9 + [NEITHER] + [FIRST] * 6
+        return (group != NEITHER).float().view(-1, 1, 1, 1).expand_as(pictures).clone()
+
+    def asked(pull: float) -> torch.Tensor:
+        monkeypatch.setattr(finisher, "PULL", 0.0)
+        monkeypatch.setattr(finisher, "DRIFT", pull)
+        monkeypatch.setattr(finisher, "OWN_FROM", 2.0)
+        trainer = grainy_polisher(Finisher, tmp_path)
+        trainer.own = torch.zeros(9, 3, 16, 16), torch.zeros(9, dtype=torch.int64)
+        monkeypatch.setattr(trainer.drift, "pull", everywhere)
+        return torch.autograd.grad(trainer.loss(), made[-1])[0]
+
+    targets = asked(0.0)
+    by_drift = asked(5.0) - targets
+    assert float(by_drift.norm()) == pytest.approx(5.0 * float(targets.norm()), rel=1e-3)
+    torch.testing.assert_close(by_drift[10:], finisher.FIRST_DRIFT * by_drift[:6])
+    assert not by_drift[9].any()
 
 
 @pytest.mark.slow

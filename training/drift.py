@@ -1,0 +1,144 @@
+"""Variety: pulls pictures towards avatars that they are like, and away from other pictures of the model's own.
+
+A critic only says whether a picture could be an avatar, so a model may make few kinds of them. The drift of Deng et al.
+2026 ("Generative Modeling via Drifting", arXiv 2602.04770) compares many pictures of a class with many avatars of it:
+where its own are denser than avatars, they push each other away. It needs batches larger than two CPU cores have, so
+it keeps what was made of late.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from training.data import Avatars, to_signed
+from training.feature_maps import FeatureMaps
+from training.picture_critic import ENLARGED_TO
+from training.recipe import CLASSES
+
+TEMPERATURES = (0.05, 0.1, 0.2)  # of a kernel exp(-distance / temperature); 1 is the mean distance of two avatars
+AVATARS = 1000  # of each class, the last ones: evaluation compares with the first
+DRAWN = 256  # of those, for each step
+KEPT = 64  # own pictures of a class
+CHUNK = 50  # pictures looked at together
+
+
+class Views(nn.Module):
+    """Pictures `[B, 3, S, S]` in [-1, 1] to several vectors of each, `[B, D]`: maps pooled coarsely, and colours."""
+
+    pooled: ClassVar[list[tuple[int, int]]] = [(0, 4), (1, 4), (2, 2), (2, 1), (3, 1), (4, 8)]  # what, to which side
+
+    def __init__(self, image_size: int, autocast: bool) -> None:
+        super().__init__()
+        self.maps = FeatureMaps(ENLARGED_TO // image_size, autocast)
+        channels = [*FeatureMaps.channels, 3]
+        self.widths = [channels[what] * side**2 for what, side in self.pooled]
+
+    def forward(self, pictures: Tensor) -> list[Tensor]:
+        """Finest first: where things are; then what there is; last, colours."""
+        images = [*self.maps(pictures), pictures]
+        return [functional.adaptive_avg_pool2d(images[what], side).flatten(1) for what, side in self.pooled]
+
+
+class Drift:
+    """Of pictures that are made in `groups` ways, each compared with its own kind only."""
+
+    def __init__(self, data: Avatars, groups: int, generator: torch.Generator, device: str, bf16: bool) -> None:
+        """`groups` is how many ways there are."""
+        self.data, self.generator, self.device = data, generator, device
+        self.views = Views(data.image_size, bf16).to(device)
+        shape = (groups, len(CLASSES), KEPT)
+        self.kept = [torch.zeros(*shape, width, device=device) for width in self.views.widths]
+        self.counts = torch.zeros(shape[:2], dtype=torch.int64)
+
+    @cached_property
+    def looked(self) -> tuple[list[list[Tensor]], list[Tensor]]:
+        """Views of the avatars by class, scaled, and the factors. A minute or two on a CPU, so only when wanted."""
+        avatars = [self._look(torch.from_numpy(images[-AVATARS:])) for images in self.data.images]
+        scales = [scale(list(of_classes)) for of_classes in zip(*avatars, strict=True)]
+        return [scaled(of_class, scales) for of_class in avatars], scales
+
+    @torch.no_grad()
+    def _look(self, pictures: Tensor) -> list[Tensor]:
+        chunks = [self.views(to_signed(chunk.to(self.device))) for chunk in pictures.split(CHUNK)]
+        return [torch.cat(parts) for parts in zip(*chunks, strict=True)]
+
+    def pull(self, made: Tensor, labels: Tensor, group: Tensor) -> Tensor:
+        """Minus is where pictures `[B, 3, S, S]` drift, for each of their values.
+
+        `group` `[B]` is how they were made, on the CPU; those of -1 are left out and get zeros, as do all until half of
+        the places for pictures of their kind are taken.
+        """
+        rows = (group >= 0).nonzero()[:, 0]
+        pull = torch.zeros_like(made)
+        if not len(rows):
+            return pull
+        seen = made.detach()[rows].requires_grad_()
+        views = scaled(self.views(seen), self.looked[1])
+        fields = self._fields([view.detach() for view in views], group[rows].tolist(), labels[rows].tolist())
+        towards = torch.stack([(view * field).sum() for view, field in zip(views, fields, strict=True)]).sum()
+        (pull[rows],) = torch.autograd.grad(-towards, seen)
+        return pull
+
+    def _fields(self, views: list[Tensor], groups: list[int], labels: list[int]) -> list[Tensor]:
+        """Where rows drift in each view, `[B, D]`; from now on they are among those kept."""
+        fields = [torch.zeros_like(view) for view in views]
+        places: dict[tuple[int, int], dict[int, int]] = {}  # kind -> row -> its place among the kept
+        for row, kind in enumerate(zip(groups, labels, strict=True)):
+            place = int(self.counts[kind]) % KEPT
+            for kept, view in zip(self.kept, views, strict=True):
+                kept[kind][place] = view[row]
+            self.counts[kind] += 1
+            places.setdefault(kind, {})[row] = place
+        for kind, of_rows in places.items():
+            count = min(int(self.counts[kind]), KEPT)
+            if count < KEPT // 2:
+                continue
+            avatars = self.looked[0][kind[1]]
+            drawn = torch.randint(len(avatars[0]), (DRAWN,), generator=self.generator).to(self.device)
+            for field, kept, real in zip(fields, self.kept, avatars, strict=True):
+                drift = drift_of(kept[kind][:count], real[drawn])
+                field[list(of_rows)] = drift[list(of_rows.values())]
+        return fields
+
+    def state(self) -> dict[str, Any]:
+        """To be a part of a phase's."""
+        return {"drift": self.kept, "drift_counts": self.counts}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """The reverse of `state`; what else is in there is left alone."""
+        self.kept, self.counts = state["drift"], state["drift_counts"].cpu()
+
+
+def scaled(views: list[Tensor], scales: list[Tensor]) -> list[Tensor]:
+    """Each of several views times its factors."""
+    return [view * scale for view, scale in zip(views, scales, strict=True)]
+
+
+def scale(views: list[Tensor]) -> Tensor:
+    """For vectors `[N, D]` of each class, factors `[D]` that make them alike, and their mean distance in a class 1."""
+    spread = torch.stack([view.var(0) for view in views]).mean(0).sqrt().clamp(min=1e-3)
+    apart = torch.stack([torch.pdist(view[:KEPT] / spread).mean() for view in views]).mean()
+    return 1 / (spread * apart)
+
+
+@torch.no_grad()
+def drift_of(made: Tensor, real: Tensor) -> Tensor:
+    """Where points `[N, D]` should move to become distributed as `[M, D]`: the sum over temperatures, each of RMS 1.
+
+    Weights are normalised over both sides, so that every real point attracts somebody (section 3 of the paper).
+    """
+    off_made, off_real = torch.cdist(made, made), torch.cdist(made, real)
+    off_made.fill_diagonal_(torch.inf)
+    total = torch.zeros_like(made)
+    for temperature in TEMPERATURES:
+        logits = torch.cat([off_real, off_made], 1) / -temperature
+        weights = (logits.softmax(1) * logits.softmax(0)).sqrt()
+        attracted, repelled = weights.split([len(real), len(made)], 1)
+        drift = attracted * repelled.sum(1, keepdim=True) @ real - repelled * attracted.sum(1, keepdim=True) @ made
+        total += drift / drift.square().sum(1).mean().sqrt().clamp(min=1e-9)
+    return total
