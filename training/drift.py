@@ -78,7 +78,7 @@ class Drift:
         if not len(rows):
             return pull
         seen = made.detach()[rows].requires_grad_()
-        views = scaled(self.views(seen), self.looked[1])
+        views = self.views(seen)
         fields = self._fields([view.detach() for view in views], group[rows].tolist(), labels[rows].tolist())
         towards = torch.stack([(view * field).sum() for view, field in zip(views, fields, strict=True)]).sum()
         (pull[rows],) = torch.autograd.grad(-towards, seen)
@@ -98,10 +98,10 @@ class Drift:
             count = min(int(self.counts[kind]), KEPT)
             if count < KEPT // 2:
                 continue
-            avatars = self.looked[0][kind[1]]
+            avatars, scales = self.looked[0][kind[1]], self.looked[1]
             drawn = torch.randint(len(avatars[0]), (DRAWN,), generator=self.generator).to(self.device)
-            for field, kept, real in zip(fields, self.kept, avatars, strict=True):
-                drift = drift_of(kept[kind][:count], real[drawn])
+            for field, kept, real, factors in zip(fields, self.kept, avatars, scales, strict=True):
+                drift = drift_of(kept[kind][:count] * factors, real[drawn]) * factors
                 field[list(of_rows)] = drift[list(of_rows.values())]
         return fields
 
