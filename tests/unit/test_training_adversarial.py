@@ -75,6 +75,7 @@ def test_many_starts_are_what_the_step_before_made(tmp_path: Path) -> None:
     assert not any(to_uint8(row[None])[0].tobytes() in avatars for row in target[:6])
 
 
+@pytest.mark.slow
 def test_an_uneven_background_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loss of the same batch is higher with that distance, and is not where no background is found."""
 

@@ -53,6 +53,7 @@ def test_pictures_left_out_or_of_a_kind_still_unknown_are_not_pulled(
     assert found.counts.sum() == 5
 
 
+@pytest.mark.slow
 def test_what_was_kept_is_a_part_of_the_state(
     avatars: Avatars, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -67,6 +68,7 @@ def test_what_was_kept_is_a_part_of_the_state(
     assert torch.equal(first.pull(pictures, labels, group), second.pull(pictures, labels, group))
 
 
+@pytest.mark.slow
 def test_pictures_too_much_alike_become_less_so(avatars: Avatars, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twelve greys that hardly differ, where avatars have twelve colours: moved by what pulls them, they spread."""
     monkeypatch.setattr(drift, "KEPT", 12)

@@ -46,6 +46,7 @@ def test_second_steps_begin_at_one_step_samples_first(tmp_path: Path) -> None:
     assert len(set(classes.tolist())) == 9
 
 
+@pytest.mark.slow
 def test_own_pictures_count_less_under_much_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With targets alone, and every distance 1: what they add to the loss falls with sigma squared."""
     monkeypatch.setattr(finisher, "PULL", 0.0)
@@ -62,6 +63,7 @@ def test_own_pictures_count_less_under_much_noise(tmp_path: Path, monkeypatch: p
     assert cost(5.0) == pytest.approx(1.01**0.25 / 26, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_targets_have_one_background(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """These pictures are all background: targets are of one colour, and would not be without the levelling."""
 
@@ -74,6 +76,7 @@ def test_targets_have_one_background(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert plain_targets() == 0
 
 
+@pytest.mark.slow
 def test_the_critic_of_the_phase_before_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is read from the run's folder; there, the phase's own `ahead` is the only learning before the first step."""
     monkeypatch.setattr(snapper, "PRICED_BY", 64)
@@ -87,6 +90,7 @@ def test_the_critic_of_the_phase_before_goes_on(tmp_path: Path, monkeypatch: pyt
         assert torch.equal(after[name], value)
 
 
+@pytest.mark.slow
 def test_the_critic_pulls_so_many_times_as_hard_as_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the norm of what the loss asks of the pictures made."""
 
