@@ -124,3 +124,15 @@ def server(start_server: StartServer) -> Server:
 def repository() -> Path:
     """The checkout's root."""
     return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def inference() -> Iterator[None]:
+    """As in an engine: one thread for each operator, and no gradients."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.inference_mode():
+        yield
+    torch.set_num_threads(before)

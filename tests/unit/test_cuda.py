@@ -5,7 +5,7 @@ Graphs and streams themselves need a GPU; `benchmarks/gpu_check.py` runs all of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,8 @@ from service.models.info import ModelInfo
 from service.models.loader import load_unet
 from tests.tiny import tiny_model
 
+pytestmark = pytest.mark.usefixtures("inference")
+
 
 class Rerun:
     """A recorder without graphs: a replay runs the computation again and puts the result in its place."""
@@ -38,15 +40,6 @@ class Rerun:
             output.copy_(run())
 
         return replay, output
-
-
-@pytest.fixture(autouse=True)
-def inference() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.inference_mode():
-        yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

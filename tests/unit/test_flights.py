@@ -5,7 +5,7 @@ The device here is the CPU, which is done at once; what is waited for is noted, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import TypeVar, cast
 
@@ -26,17 +26,10 @@ from service.models.info import ModelInfo
 from service.models.loader import load_unet
 from tests.tiny import tiny_model
 
+pytestmark = pytest.mark.usefixtures("inference")
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-@pytest.fixture(autouse=True)
-def inference() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.inference_mode():
-        yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +22,10 @@ from service.models.info import ModelInfo
 from service.models.loader import load_unet
 from tests.tiny import Layout, tiny_model, tiny_unet
 
+pytestmark = pytest.mark.usefixtures("inference")
+
 CPU = torch.device("cpu")
 TIMES = (1095.5, 300.25, -700.0, -1553.6)
-
-
-@pytest.fixture(autouse=True)
-def inference() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.inference_mode():
-        yield
-    torch.set_num_threads(before)
 
 
 def made(folder: Path, layout: Layout, **options: Any) -> ModelInfo:
