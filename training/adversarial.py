@@ -23,7 +23,8 @@ from training.recipe import Phase, Recipe
 from training.snapper import Snapper
 from training.starts import put_own
 
-OWN, OWN_FROM = 0.375, 0.3  # share of starts that are the model's own pictures, and the least noise of those
+OWN = 0.375  # share of starts that are the model's own pictures
+OWN_NOISE = (0.3, 5.0)  # least and most of it on those: under more, a picture hardly shows through
 HAZE = 0.2  # over what the critic sees
 CELL = 8  # pixels on a side of the squares whose mean colours are compared with the target's
 COLOURS, VALUES = 50.0, 400.0  # weights of the distances to the target
@@ -62,7 +63,7 @@ class AdversarialTuner(Snapper):
         """The last touch's, with own pictures, to be made of themselves, instead of the first of the noised avatars."""
         x, sigma, labels, target = super().examples()
         if self.own is not None:
-            put_own((x, sigma, labels), *self.own, OWN_FROM, self.generator)
+            put_own((x, sigma, labels), *self.own, OWN_NOISE, self.generator)
             target[: len(self.own[0])] = self.own[0]
         return x, sigma, labels, target
 

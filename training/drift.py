@@ -70,8 +70,8 @@ class Drift:
     def pull(self, made: Tensor, labels: Tensor, group: Tensor) -> Tensor:
         """Minus is where pictures `[B, 3, S, S]` drift, for each of their values.
 
-        `group` `[B]` is how they were made, on the CPU; those of -1 are left out and get zeros, as do all until half of
-        the places for pictures of their kind are taken.
+        `group` `[B]` is how they were made, on the CPU; those of -1 are left out and get zeros, as do all until the
+        places for pictures of their kind are taken.
         """
         rows = (group >= 0).nonzero()[:, 0]
         pull = torch.zeros_like(made)
@@ -94,15 +94,18 @@ class Drift:
                 kept[kind][place] = view[row]
             self.counts[kind] += 1
             places.setdefault(kind, {})[row] = place
-        for kind, of_rows in places.items():
-            count = min(int(self.counts[kind]), KEPT)
-            if count < KEPT // 2:
-                continue
-            avatars, scales = self.looked[0][kind[1]], self.looked[1]
-            drawn = torch.randint(len(avatars[0]), (DRAWN,), generator=self.generator).to(self.device)
-            for field, kept, real, factors in zip(fields, self.kept, avatars, scales, strict=True):
-                drift = drift_of(kept[kind][:count] * factors, real[drawn]) * factors
-                field[list(of_rows)] = drift[list(of_rows.values())]
+        kinds = [kind for kind in places if self.counts[kind] >= KEPT]
+        if not kinds:
+            return fields
+        at = [(k, *pair) for k, kind in enumerate(kinds) for pair in places[kind].items()]  # kind, row, place
+        of, rows, where = map(list, zip(*at, strict=True))
+        drawn = torch.randint(AVATARS, (len(kinds), DRAWN), generator=self.generator)
+        avatars, scales = self.looked
+        for i, (field, kept) in enumerate(zip(fields, self.kept, strict=True)):
+            made = torch.stack([kept[kind] for kind in kinds]) * scales[i]
+            real = [avatars[label][i] for _, label in kinds]
+            chosen = torch.stack([views[some % len(views)] for views, some in zip(real, drawn, strict=True)])
+            field[rows] = drift_of(made, chosen)[of, where] * scales[i]
         return fields
 
     def state(self) -> dict[str, Any]:
@@ -128,17 +131,17 @@ def scale(views: list[Tensor]) -> Tensor:
 
 @torch.no_grad()
 def drift_of(made: Tensor, real: Tensor) -> Tensor:
-    """Where points `[N, D]` should move to become distributed as `[M, D]`: the sum over temperatures, each of RMS 1.
+    """Where points `[K, N, D]` should move to become distributed as `[K, M, D]`: sums over temperatures, of RMS 1 each.
 
     Weights are normalised over both sides, so that every real point attracts somebody (section 3 of the paper).
     """
     off_made, off_real = torch.cdist(made, made), torch.cdist(made, real)
-    off_made.fill_diagonal_(torch.inf)
+    off_made.diagonal(dim1=1, dim2=2).fill_(torch.inf)
     total = torch.zeros_like(made)
     for temperature in TEMPERATURES:
-        logits = torch.cat([off_real, off_made], 1) / -temperature
-        weights = (logits.softmax(1) * logits.softmax(0)).sqrt()
-        attracted, repelled = weights.split([len(real), len(made)], 1)
-        drift = attracted * repelled.sum(1, keepdim=True) @ real - repelled * attracted.sum(1, keepdim=True) @ made
-        total += drift / drift.square().sum(1).mean().sqrt().clamp(min=1e-9)
+        logits = torch.cat([off_real, off_made], 2) / -temperature
+        weights = (logits.softmax(2) * logits.softmax(1)).sqrt()
+        attracted, repelled = weights.split([real.shape[1], made.shape[1]], 2)
+        drift = attracted * repelled.sum(2, keepdim=True) @ real - repelled * attracted.sum(2, keepdim=True) @ made
+        total += drift / drift.square().sum(2).mean(1).sqrt().clamp(min=1e-9).view(-1, 1, 1)
     return total

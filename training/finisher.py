@@ -28,27 +28,32 @@ from training.starts import draw_starts, put_own
 from training.state import load_state
 
 NOISED, NOISED_FROM = 0.65, 0.2  # share of starts that are pictures with noise, and the least noise of avatars
-OWN, OWN_FROM = 0.6, 0.3  # share of starts that are the model's own pictures, and the least noise of those
+OWN = 0.6  # share of starts that are the model's own pictures
+OWN_FROM, NEXT = 0.3, 1 / 3  # the least noise on those, and the most as a share of what each was made from
 HAZE = 0.015  # over what the critic sees
 PULL, OWN_PULL = 6.0, 2.0  # of the critic, in units of the targets'; how many times as hard on own pictures
 DRIFT, FIRST_DRIFT = 6.0, 0.5  # of drift, in the same units; how many times as hard on one-step pictures
-FIRST, SECOND, NEITHER = 0, 1, -1  # one-step pictures, second steps, and the rest, which does not drift
-MUCH = 1.0  # noise from which on own pictures are second steps to drift: under less, their pictures are given
+FIRST, EARLY, SECOND, LATER, NEITHER = 0, 1, 2, 3, -1  # what drifts together: see `drifting`
+SOME, MUCH = 1.0, 8.0  # noise from which a picture shows in part, and from which it hardly does
 
 
 class Finisher(Polisher):
-    """Phase "finish". `own` are some pictures of the step before, as they are, `[R, 3, H, W]`, and their labels."""
+    """Phase "finish".
+
+    `own` are some pictures of the step before, as they are, `[R, 3, H, W]`, their labels and what noise each was made
+    from, `[R]`.
+    """
 
     kept_for: Phase = "finish"
     share_noised: float = NOISED
     share_own: float = OWN
-    own: tuple[Tensor, Tensor] | None = None
+    own: tuple[Tensor, Tensor, Tensor] | None = None
     noised: Tensor  # avatars under the noise of this step's starts, those included that own pictures replaced
 
     def __init__(self, recipe: Recipe, data: Avatars, run: Path, device: str, bf16: bool, compiled: bool) -> None:
         super().__init__(recipe, data, run, device, bf16, compiled)
         self.critic = PictureCritic(data, self.generator, device, bf16, HAZE)
-        self.drift = Drift(data, 2, self.generator, device, bf16)
+        self.drift = Drift(data, LATER + 1, self.generator, device, bf16)
         self.backgrounds = Backgrounds(data, device)
         self.optimizer = short_memory(self.unet, self.phase.learning_rate)
 
@@ -66,7 +71,8 @@ class Finisher(Polisher):
 
     def loss(self) -> Tensor:
         """Of a new batch: its gradient is what critic and targets ask for, its value says little."""
-        own = self._own_rows()
+        earlier = self._noise_of_own()
+        own = len(earlier)
         x, sigma, labels, target = self.examples()
         made = self.denoise(x, sigma, labels)
         self.own = self.kept(made.detach(), sigma, labels)
@@ -74,7 +80,7 @@ class Finisher(Polisher):
         (targets_pull,) = torch.autograd.grad(off, made, retain_graph=True)
         pull = self.critic.pull(made, labels)
         pull[:own] *= OWN_PULL
-        group = drifting(sigma, own)
+        group = drifting(sigma, earlier)
         drift = self.drift.pull(made, labels, group)
         drift[group == FIRST] *= FIRST_DRIFT
         pulls = PULL * unit(pull) + DRIFT * unit(drift)
@@ -87,28 +93,40 @@ class Finisher(Polisher):
 
     def distance(self, made: Tensor, target: Tensor, starts: tuple[Tensor, Tensor, Tensor], own: int) -> Tensor:
         """Of pictures `[B, 3, H, W]`, the first `own` from own ones, to their targets: `[B]`."""
-        held = torch.ones(len(made), device=made.device)
-        held[:own] = shown(starts[1][:own])
-        return held * distances(made, target)
+        sigma = starts[1]
+        repeated = (torch.arange(len(made), device=made.device) < own) & (sigma <= MUCH)
+        return torch.where(repeated, shown(sigma), 1.0) * distances(made, target)
 
     @torch.no_grad()
     def examples(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The polish's, but own pictures, which come first, are to be made of themselves."""
+        """The polish's, but own pictures, which come first, are to be made of themselves.
+
+        Where noise hides them, and avatars, it is to become what the weights before make of it as noise alone: left to
+        itself, a network asked to denoise what cannot be seen makes the mean of it, always the same.
+        """
         x, sigma, labels = self.starts()
-        rest = slice(self._own_rows(), None)
-        pictures = self.estimate_before(x[rest], sigma[rest], labels[rest])
+        pictures = torch.zeros_like(x)
+        asked = torch.ones_like(sigma, dtype=torch.bool)
         if self.own is not None:
-            pictures = torch.cat([self.own[0], pictures])
+            own = len(self.own[0])
+            pictures[:own] = self.own[0]
+            asked[:own] = sigma[:own] > MUCH
+        alone = torch.where(sigma > MUCH, SIGMA_MAX / sigma, 1.0)[asked]
+        pictures[asked] = self.estimate_before(x[asked] * alone.view(-1, 1, 1, 1), sigma[asked] * alone, labels[asked])
         return x, sigma, labels, self.cleaned(pictures, labels)
 
-    def kept(self, made: Tensor, sigma: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Of pictures `[B, 3, H, W]` those to begin at next, and their labels: one-step samples, then any others."""
-        order = torch.rand(len(made), generator=self.generator).to(made.device) + (sigma == SIGMA_MAX)
-        kept = order.topk(max(1, int(len(made) * self.share_own))).indices
-        return made[kept].clamp(-1, 1), labels[kept]
+    def kept(self, made: Tensor, sigma: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of pictures `[B, 3, H, W]` those to begin at next, with labels and noise.
 
-    def _own_rows(self) -> int:
-        return 0 if self.own is None else len(self.own[0])
+        First one-step samples, then what was made from so much noise that it is not much like the step before, then
+        any others.
+        """
+        order = torch.rand(len(made), generator=self.generator).to(made.device) + (sigma > MUCH) + (sigma == SIGMA_MAX)
+        kept = order.topk(max(1, int(len(made) * self.share_own))).indices
+        return made[kept].clamp(-1, 1), labels[kept], sigma[kept]
+
+    def _noise_of_own(self) -> Tensor:
+        return torch.empty(0, device=self.device) if self.own is None else self.own[2]
 
     def starts(self) -> tuple[Tensor, Tensor, Tensor]:
         """The polish's, with own pictures instead of the first of the noised avatars."""
@@ -117,7 +135,8 @@ class Finisher(Polisher):
             self.data, size, self.share_noised, NOISED_FROM, source, self.device
         )
         if self.own is not None:
-            put_own((x, sigma, labels), *self.own, OWN_FROM, source)
+            pictures, kept, noise = self.own
+            put_own((x, sigma, labels), pictures, kept, (OWN_FROM, (noise * NEXT).clamp(min=OWN_FROM)), source)
         return x, sigma, labels
 
     def cleaned(self, pictures: Tensor, labels: Tensor) -> Tensor:
@@ -135,12 +154,17 @@ class Finisher(Polisher):
         self.own = state["own"]
 
 
-def drifting(sigma: Tensor, own: int) -> Tensor:
-    """What drifts together, by noise `[B]` of which the first `own` are on own pictures, on the CPU: `[B]`."""
-    group = torch.full((len(sigma),), NEITHER)
-    group[(sigma == SIGMA_MAX).cpu()] = FIRST
-    group[:own] = torch.where((sigma[:own] > MUCH).cpu(), SECOND, NEITHER)
-    return group
+def drifting(sigma: Tensor, earlier: Tensor) -> Tensor:
+    """What drifts together: one-step pictures, second steps early and late on the way down, and later steps.
+
+    By noise `[B]`, the first R of which is on own pictures that were made from noise `earlier` `[R]`. Noised avatars do
+    not drift, nor own pictures that show through their noise. `[B]`, on the CPU.
+    """
+    group = torch.where(sigma == SIGMA_MAX, FIRST, NEITHER)
+    own = sigma[: len(earlier)]
+    late = torch.where(earlier == SIGMA_MAX, SECOND, LATER)
+    group[: len(own)] = torch.where(own > MUCH, EARLY, torch.where(own > SOME, late, NEITHER))
+    return group.cpu()
 
 
 def unit(pull: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ class Grower(Finisher):
 
     def loss(self) -> Tensor:
         """Of a new batch: mean distance to its targets."""
-        own = self._own_rows()
+        own = len(self._noise_of_own())
         x, sigma, labels, target = self.examples()
         made = self.denoise(x, sigma, labels)
         self.own = self.kept(made.detach(), sigma, labels)
@@ -63,7 +63,7 @@ class Grower(Finisher):
         target = torch.zeros_like(x)
         target[: len(self.noised)] = self.noised
         if self.own is not None:
-            target[: len(self.own[0])] = self.cleaned(*self.own)
+            target[: len(self.own[0])] = self.cleaned(*self.own[:2])
         return x, sigma, labels, target
 
     def distance(self, made: Tensor, target: Tensor, starts: tuple[Tensor, Tensor, Tensor], own: int) -> Tensor:

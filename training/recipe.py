@@ -111,7 +111,7 @@ PRESETS: dict[str, Recipe] = {
         polish=PhaseSettings(78_000, 16, 5e-4, 20, 0.995),
         snap=PhaseSettings(14_000, 32, 5e-4, 20, 0.99),
         adversarial=PhaseSettings(108_000, 32, 3e-4, 20, 0.995, ahead=100),
-        finish=PhaseSettings(174_000, 16, 3e-4, 20, 0.995, ahead=60),
+        finish=PhaseSettings(210_000, 16, 3e-4, 20, 0.995, ahead=60),
         scratch=PhaseSettings(250_000, 64, 4e-4, 200, 0.999, p_mean=0.5, p_std=1.8, stages=2, weighting="balanced"),
     ),
     # Every part in miniature, to see that it runs.

@@ -9,8 +9,6 @@ from training.data import Avatars
 from training.network import SIGMA_MAX
 from training.recipe import CLASSES
 
-OWN_TO = 5.0  # the most noise on the model's own pictures
-
 
 def draw_starts(
     data: Avatars, size: int, share_noised: float, noised_from: float, generator: torch.Generator, device: str
@@ -33,16 +31,21 @@ def draw_starts(
 
 
 def put_own(
-    starts: tuple[Tensor, Tensor, Tensor], own: Tensor, own_labels: Tensor, noised_from: float, source: torch.Generator
+    starts: tuple[Tensor, Tensor, Tensor],
+    own: Tensor,
+    own_labels: Tensor,
+    noise: tuple[float, Tensor | float],
+    source: torch.Generator,
 ) -> None:
     """Own pictures `[R, 3, H, W]` with noise, and their labels `[R]`, instead of the first R starts, in place.
 
-    Noise is from `noised_from` to 5, alike in ln sigma: above, a picture hardly shows through.
+    `noise` is the least and the most, which may be one for each; between them it is alike in ln sigma.
     """
     x, sigma, labels = starts
     rows = len(own)
     place = torch.rand(rows, generator=source).to(x.device)
-    noise = torch.randn(own.shape, generator=source).to(x.device)
-    sigma[:rows] = noised_from * (OWN_TO / noised_from) ** place
+    drawn = torch.randn(own.shape, generator=source).to(x.device)
+    least, most = noise
+    sigma[:rows] = least * (most / least) ** place
     labels[:rows] = own_labels
-    x[:rows] = own + sigma[:rows].view(-1, 1, 1, 1) * noise
+    x[:rows] = own + sigma[:rows].view(-1, 1, 1, 1) * drawn

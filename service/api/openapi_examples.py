@@ -10,7 +10,7 @@ __all__ = ["add_examples"]
 PICTURE: Final = (
     "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAFUlEQVR4nGP4z8DwHwgZGBgY/v//DwAm+wX7dSsPGQAAAABJRU5ErkJggg=="
 )
-REVISION: Final = "sha256:030eb657e457b670d15b83252aef0a0b63b0a53f677900e630c474b666e763db"
+REVISION: Final = "sha256:98b6a2863ddc31e58cbd9dc79b063aaee2481f44c6df74b38a836bc7ca99673e"
 TIMINGS: Final = {"queue_ms": 1.2, "inference_ms": 18.0, "encode_ms": 0.3, "total_ms": 20.1}
 IMAGE: Final = {
     "index": 0,

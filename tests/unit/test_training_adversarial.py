@@ -10,10 +10,9 @@ import torch
 
 from tests.grainy_polisher import grainy_polisher
 from training import adversarial, backgrounds, snapper
-from training.adversarial import OWN_FROM, OWN_HELD, AdversarialTuner, distance_to_target
+from training.adversarial import OWN_HELD, OWN_NOISE, AdversarialTuner, distance_to_target
 from training.network import SIGMA_MAX
 from training.sampling import to_uint8
-from training.starts import OWN_TO
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +66,7 @@ def test_many_starts_are_what_the_step_before_made(tmp_path: Path) -> None:
     assert pictures.shape == (6, 3, 16, 16)
     assert torch.equal(target[:6], pictures)
     assert torch.equal(labels[:6], classes)
-    assert all(OWN_FROM <= s <= OWN_TO for s in sigma[:6].tolist())
+    assert all(OWN_NOISE[0] <= s <= OWN_NOISE[1] for s in sigma[:6].tolist())
     noise = (x[:6] - pictures) / sigma[:6].view(-1, 1, 1, 1)
     assert abs(float(noise.std()) - 1) < 0.1
     avatars = {picture.tobytes() for images in trainer.data.images for picture in images}

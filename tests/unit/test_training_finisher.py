@@ -8,59 +8,100 @@ import pytest
 import torch
 
 from tests.grainy_polisher import grainy_polisher
-from training import backgrounds, finisher, snapper, starts
+from training import backgrounds, finisher, snapper
 from training.adversarial import AdversarialTuner
-from training.finisher import FIRST, NEITHER, OWN_FROM, SECOND, Finisher, drifting
+from training.finisher import EARLY, FIRST, LATER, MUCH, NEITHER, NEXT, OWN_FROM, SECOND, Finisher, drifting
 from training.network import SIGMA_MAX
-from training.starts import OWN_TO
 
 
 def test_many_starts_are_what_the_step_before_made(tmp_path: Path) -> None:
-    """Rows 0 to 8 of 16: its pictures with noise, to be made of themselves, cleaned; others are as in the polish."""
+    """Rows 0 to 8 of 16: its pictures with noise, to be made of themselves, cleaned, where they show through it."""
     trainer = grainy_polisher(Finisher, tmp_path)
     assert trainer.own is None
     trainer.step()
     assert trainer.own is not None
-    pictures, classes = trainer.own
+    pictures, classes, earlier = trainer.own
     x, sigma, labels, target = trainer.examples()
     assert pictures.shape == (9, 3, 16, 16)
     assert torch.equal(labels[:9], classes)
-    assert all(OWN_FROM <= s <= OWN_TO for s in sigma[:9].tolist())
+    assert (earlier == SIGMA_MAX).sum() == 6
+    assert all(OWN_FROM * 0.999 <= s <= SIGMA_MAX * NEXT for s in sigma[:9].tolist())
     assert (sigma[10:] == SIGMA_MAX).all()
     noise = (x[:9] - pictures) / sigma[:9].view(-1, 1, 1, 1)
     assert abs(float(noise.std()) - 1) < 0.1
-    assert torch.equal(target[:9], trainer.cleaned(pictures, classes))
+    shows = sigma[:9] <= MUCH
+    assert shows.any()
+    assert torch.equal(target[:9][shows], trainer.cleaned(pictures, classes)[shows])
     with torch.no_grad():
-        made = trainer.estimate_before(x[9:], sigma[9:], labels[9:])
-    assert torch.equal(target[9:], trainer.cleaned(made, labels[9:]))
+        made = trainer.estimate_before(x[10:], sigma[10:], labels[10:])
+    torch.testing.assert_close(target[10:], trainer.cleaned(made, labels[10:]))
 
 
-def test_second_steps_begin_at_one_step_samples_first(tmp_path: Path) -> None:
-    """Rows 10 to 15 of 16 are of noise alone: all are kept, with three of the others, each with its class."""
+def test_where_noise_hides_what_was_there_it_is_noise_alone(tmp_path: Path) -> None:
+    """Under more than 8, targets of own pictures and of avatars are one-step pictures of the same noise."""
+    trainer = grainy_polisher(Finisher, tmp_path)
+    trainer.own = own_pictures(9)
+    for _ in range(4):
+        x, sigma, labels, target = trainer.examples()
+        hidden = (sigma > MUCH) & (sigma < SIGMA_MAX)
+        assert hidden[:9].any()
+        assert not hidden[:9].all()
+        noise = x[hidden] / sigma[hidden].view(-1, 1, 1, 1)
+        with torch.no_grad():
+            most = torch.full((int(hidden.sum()),), SIGMA_MAX)
+            made = trainer.estimate_before(noise * SIGMA_MAX, most, labels[hidden])
+        torch.testing.assert_close(target[hidden], trainer.cleaned(made, labels[hidden]), rtol=1e-3, atol=1e-3)
+
+
+def test_next_steps_begin_at_one_step_samples_first_then_at_those_of_much_noise(tmp_path: Path) -> None:
+    """Rows 10 to 15 of 16 are of noise alone, 4 and 7 of much: all are kept, with one other, each with its class."""
     trainer = grainy_polisher(Finisher, tmp_path)
     made = torch.arange(16.0).view(16, 1, 1, 1).expand(16, 3, 16, 16) / 16
     sigma = torch.tensor([1.0] * 10 + [SIGMA_MAX] * 6)
-    pictures, classes = trainer.kept(made, sigma, torch.arange(16))
+    sigma[[4, 7]] = 17.0
+    pictures, classes, noise = trainer.kept(made, sigma, torch.arange(16))
     assert torch.equal(pictures[:, 0, 0, 0], classes / 16)
-    assert set(range(10, 16)) < set(classes.tolist())
+    assert torch.equal(noise, sigma[classes])
+    assert {4, 7, *range(10, 16)} < set(classes.tolist())
     assert len(set(classes.tolist())) == 9
+
+
+def test_steps_come_down(tmp_path: Path) -> None:
+    """An own picture gets a third of the noise it was made from at most, and what shows a little at least."""
+    trainer = grainy_polisher(Finisher, tmp_path)
+    earlier = torch.tensor([0.5, 3.0, SIGMA_MAX]).repeat(3)
+    most: dict[float, float] = dict.fromkeys(earlier.tolist(), 0.0)
+    for _ in range(40):
+        trainer.own = torch.zeros(9, 3, 16, 16), torch.zeros(9, dtype=torch.int64), earlier
+        sigma = trainer.starts()[1][:9]
+        assert float(sigma.min()) >= OWN_FROM * 0.999
+        for noise, start in zip(earlier.tolist(), sigma.tolist(), strict=True):
+            most[noise] = max(most[noise], start)
+    assert most[0.5] == pytest.approx(OWN_FROM)
+    assert 0.9 * 3 * NEXT < most[3.0] <= 3 * NEXT
+    assert 0.8 * SIGMA_MAX * NEXT < most[SIGMA_MAX] <= SIGMA_MAX * NEXT
+
+
+def own_pictures(count: int, made_from: float = SIGMA_MAX) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Grey ones of the first class."""
+    return torch.zeros(count, 3, 16, 16), torch.zeros(count, dtype=torch.int64), torch.full((count,), made_from)
 
 
 @pytest.mark.slow
 def test_own_pictures_count_less_under_much_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With targets alone, and every distance 1: what they add to the loss falls with sigma squared."""
+    """With targets alone, and every distance 1: what they add to the loss falls with sigma squared, while they show."""
     monkeypatch.setattr(finisher, "PULL", 0.0)
     monkeypatch.setattr(finisher, "distances", lambda made, _: made.flatten(1).sum(1) * 0 + 1)
 
     def cost(noise: float) -> float:
         monkeypatch.setattr(finisher, "OWN_FROM", noise)
-        monkeypatch.setattr(starts, "OWN_TO", noise)
         trainer = grainy_polisher(Finisher, tmp_path)
-        trainer.own = torch.zeros(15, 3, 16, 16), torch.zeros(15, dtype=torch.int64)
+        trainer.own = own_pictures(15, noise / NEXT)
         return (16 * float(trainer.loss().detach()) - 1) / 15  # the last row is noise alone
 
     assert cost(0.5) == pytest.approx(2**0.25 / 1.25, rel=1e-3)
     assert cost(5.0) == pytest.approx(1.01**0.25 / 26, rel=1e-3)
+    assert cost(20.0) == pytest.approx(1.0, rel=1e-3)
 
 
 @pytest.mark.slow
@@ -123,7 +164,7 @@ def test_the_critic_pulls_harder_on_second_steps(tmp_path: Path, monkeypatch: py
     def asked(pull: float) -> torch.Tensor:
         monkeypatch.setattr(finisher, "PULL", pull)
         trainer = grainy_polisher(Finisher, tmp_path)
-        trainer.own = torch.zeros(9, 3, 16, 16), torch.zeros(9, dtype=torch.int64)
+        trainer.own = own_pictures(9)
         monkeypatch.setattr(trainer.critic, "pull", wish)
         return torch.autograd.grad(trainer.loss(), made[-1])[0]
 
@@ -132,15 +173,12 @@ def test_the_critic_pulls_harder_on_second_steps(tmp_path: Path, monkeypatch: py
     torch.testing.assert_close(by_critic[:9], finisher.OWN_PULL * by_critic[9:10].expand(9, -1, -1, -1))
 
 
-def test_first_steps_drift_among_first_ones_and_second_steps_among_second_ones() -> None:
-    """Noised avatars do not, nor do own pictures that show through their noise."""
-    assert drifting(torch.tensor([0.5, 2.0, 5.0, 3.0, SIGMA_MAX]), own=3).tolist() == [
-        NEITHER,
-        SECOND,
-        SECOND,
-        NEITHER,
-        FIRST,
-    ]
+def test_steps_drift_among_their_like() -> None:
+    """Noised avatars do not drift, nor do own pictures that show through their noise."""
+    sigma = torch.tensor([0.5, 2.0, 17.0, 2.0, 3.0, SIGMA_MAX])
+    earlier = torch.tensor([SIGMA_MAX, SIGMA_MAX, SIGMA_MAX, 17.0])
+    assert drifting(sigma, earlier).tolist() == [NEITHER, SECOND, EARLY, LATER, NEITHER, FIRST]
+    assert drifting(sigma, torch.empty(0)).tolist() == [NEITHER] * 5 + [FIRST]
 
 
 def test_drift_pulls_so_many_times_as_hard_as_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,8 +194,9 @@ def test_drift_pulls_so_many_times_as_hard_as_targets(tmp_path: Path, monkeypatc
         monkeypatch.setattr(finisher, "PULL", 0.0)
         monkeypatch.setattr(finisher, "DRIFT", pull)
         monkeypatch.setattr(finisher, "OWN_FROM", 2.0)
+        monkeypatch.setattr(finisher, "NEXT", 3.0 / SIGMA_MAX)
         trainer = grainy_polisher(Finisher, tmp_path)
-        trainer.own = torch.zeros(9, 3, 16, 16), torch.zeros(9, dtype=torch.int64)
+        trainer.own = own_pictures(9)
         monkeypatch.setattr(trainer.drift, "pull", everywhere)
         return torch.autograd.grad(trainer.loss(), made[-1])[0]
 
