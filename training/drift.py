@@ -99,13 +99,12 @@ class Drift:
             return fields
         at = [(k, *pair) for k, kind in enumerate(kinds) for pair in places[kind].items()]  # kind, row, place
         of, rows, where = map(list, zip(*at, strict=True))
-        drawn = torch.randint(AVATARS, (len(kinds), DRAWN), generator=self.generator)
         avatars, scales = self.looked
+        drawn = [torch.randint(len(avatars[label][0]), (DRAWN,), generator=self.generator) for _, label in kinds]
         for i, (field, kept) in enumerate(zip(fields, self.kept, strict=True)):
             made = torch.stack([kept[kind] for kind in kinds]) * scales[i]
-            real = [avatars[label][i] for _, label in kinds]
-            chosen = torch.stack([views[some % len(views)] for views, some in zip(real, drawn, strict=True)])
-            field[rows] = drift_of(made, chosen)[of, where] * scales[i]
+            real = torch.stack([avatars[label][i][some] for (_, label), some in zip(kinds, drawn, strict=True)])
+            field[rows] = drift_of(made, real)[of, where] * scales[i]
         return fields
 
     def state(self) -> dict[str, Any]:

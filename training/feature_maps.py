@@ -27,7 +27,7 @@ class EveryOther(nn.Module):
 
 
 def simplified(block: nn.Module) -> nn.Module:
-    """The same for a frozen block, in half the time: without normalisation, and without stride.
+    """Changes a frozen block to one that makes the same in half the time: without normalisation, and without stride.
 
     Convolutions take the normalisation in. A CPU takes several times as long for the gradient of a depthwise
     convolution with stride as for one that computes everything, of which every second row and column is left out.
