@@ -26,7 +26,7 @@ from training.starts import put_own
 OWN = 0.375  # share of starts that are the model's own pictures
 OWN_NOISE = (0.3, 5.0)  # least and most of it on those: under more, a picture hardly shows through
 HAZE = 0.2  # over what the critic sees
-CELL = 8  # pixels on a side of the squares whose mean colours are compared with the target's
+CELLS = 4  # squares along a side, whose mean colours are compared with the target's
 COLOURS, VALUES = 50.0, 400.0  # weights of the distances to the target
 OWN_HELD = 0.2  # share of the latter for own pictures: a second step is to better them, not to repeat them
 EVEN = 50.0  # weight of the distance to the same picture with a level background
@@ -75,7 +75,7 @@ class AdversarialTuner(Snapper):
             held[: len(self.own[0])] = OWN_HELD
         made = self.denoise(x, sigma, labels)
         clean = without_grain(made.detach().clamp(-1, 1))
-        kept = torch.randperm(len(x), generator=self.generator)[: max(1, int(len(x) * OWN))].to(self.device)
+        kept = torch.randperm(len(x), generator=self.generator, device=self.device)[: max(1, int(len(x) * OWN))]
         self.own = clean[kept], labels[kept]
         pull = self.critic.pull(made, labels)
         uneven = (made - self.backgrounds.levelled(made.detach(), labels, seen=clean)).abs().mean()
@@ -103,4 +103,4 @@ def distance_to_target(made: Tensor, target: Tensor, sigma: Tensor, held: Tensor
     """
     off = made - target
     values = (held * off.abs().mean((1, 2, 3)) / (1 + sigma).pow(5)).mean()
-    return COLOURS * functional.avg_pool2d(off, CELL).abs().mean() + VALUES * values
+    return COLOURS * functional.avg_pool2d(off, off.shape[-1] // CELLS).abs().mean() + VALUES * values

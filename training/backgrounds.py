@@ -15,6 +15,7 @@ from training.data import Avatars, to_signed
 STEP = 0.06  # to a neighbour within a background, at most, in units of values in [-1, 1]
 OFF = 0.47  # from the middle colour of the border, at most
 COMMON = 0.01  # share of avatars that a background's colour has at least
+AT_ONCE = 4  # pixels by which a background grows before it is seen whether that was the last: a GPU waits for it
 LOOKED_AT = 500  # avatars of each class
 USUAL, MORE = 0.9, 0.05  # quantile of how much of an avatar is background; if so much more, the drawing is in it, too
 
@@ -28,7 +29,7 @@ class Backgrounds:
         found, counts = np.unique(corners, axis=0, return_counts=True)
         common = found[counts >= COMMON * len(corners)]
         self.colours = (torch.from_numpy(common).float() / 127.5 - 1).to(device)
-        shares = [background(to_signed(pictures)).float().mean((1, 2)).quantile(USUAL) for pictures in some]
+        shares = [background(to_signed(pictures.to(device))).float().mean((1, 2)).quantile(USUAL) for pictures in some]
         self.largest = (torch.stack(shares) + MORE).to(device)
 
     def levelled(self, pictures: Tensor, labels: Tensor, seen: Tensor | None = None) -> Tensor:
@@ -57,7 +58,9 @@ def background(pictures: Tensor) -> Tensor:
     smooth = near & (range_around.amax(1) < 2 * STEP)
     found = border & smooth
     while True:
-        grown = _grown(found) & smooth
+        grown = found
+        for _ in range(AT_ONCE):
+            grown = _grown(grown) & smooth
         if torch.equal(grown, found):
             break
         found = grown

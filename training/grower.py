@@ -1,10 +1,10 @@
 """Growth: a finished model of half the side becomes one of the whole side.
 
-The network begins as the smaller one with a level around it (`training/growth.py`). The smaller one stays as it is: for
-the same noise, every second pixel of it, the new pictures are to be its pictures when they are halved, so that the way
-from noise to picture need not be learnt again. Avatars under little noise are to be found again in every pixel.
+The network begins as the smaller one with a level around it (`training/growth.py`). For the same noise, every second
+pixel of it, the new pictures are to be its pictures as an enlarger redraws them (`training/enlarger.py`), so that the
+way from noise to picture need not be learnt again. Avatars under little noise are to be found again in every pixel.
 
-The new level alone moves: moved with it, the others lose that way within a few hundred steps. Starts are the finish's.
+At first the new level moves alone: beside one that makes nothing of use yet, the others would lose that way.
 """
 
 from __future__ import annotations
@@ -13,34 +13,43 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from training.backgrounds import Backgrounds
 from training.data import Avatars
-from training.finisher import Finisher, shown
+from training.enlarger import Enlarger
+from training.finisher import finer, shown
 from training.growth import grow, grown_parts
 from training.network import build_unet, denoiser
-from training.polisher import distances
+from training.polisher import Polisher, distances
 from training.recipe import Phase, Recipe
+from training.starts import draw_starts
 from training.trainer import Trainer
 
+NOISED, NOISED_FROM = 0.6, 0.1  # share of starts that are avatars with noise, and the least noise on those
+ALONE = 0.2  # share of the phase in which the new level moves alone
+OTHERS = 0.5  # of its learning rate is the others', afterwards
 
-class Grower(Finisher):
-    """Phase "grow". Begins with the weights of a network of half the side, with `recipe.network` but one level."""
+
+class Grower(Polisher):
+    """Phase "grow". Begins with the weights of a network of half the side, with `recipe.network` but one level.
+
+    FileNotFoundError if the run has no enlarger.
+    """
 
     kept_for: Phase = "grow"
-    share_noised: float = 0.6
-    share_own: float = 0.35
 
     def __init__(self, recipe: Recipe, data: Avatars, run: Path, device: str, bf16: bool, compiled: bool) -> None:
         super().__init__(recipe, data, run, device, bf16, compiled)
         smaller = build_unet(recipe.network.halved())
         self.before = smaller.to(device, memory_format=torch.channels_last).requires_grad_(False)
         self.estimate_before = denoiser(self.before, bf16, compiled)
-        self.unet.requires_grad_(False)
-        for part in grown_parts(self.unet):
-            part.requires_grad_(True)
-        moving = [each for each in self.unet.parameters() if each.requires_grad]
-        self.optimizer = torch.optim.AdamW(moving, lr=self.phase.learning_rate, betas=(0.9, 0.99), weight_decay=0)
+        self.enlarger = Enlarger.load(run / "enlarger.safetensors", device)
+        self.backgrounds = Backgrounds(data, device)
+        new = [each for part in grown_parts(self.unet) for each in part.parameters()]
+        known = set(map(id, new))
+        others = [each for each in self.unet.parameters() if id(each) not in known]
+        groups = [{"params": new}, {"params": others}]
+        self.optimizer = torch.optim.AdamW(groups, lr=self.phase.learning_rate, betas=(0.9, 0.99), weight_decay=0)
 
     def start_from(self, weights: dict[str, Tensor]) -> None:
         """Begins with the smaller network's weights, and keeps them."""
@@ -50,28 +59,19 @@ class Grower(Finisher):
 
     def loss(self) -> Tensor:
         """Of a new batch: mean distance to its targets."""
-        own = len(self._noise_of_own())
-        x, sigma, labels, target = self.examples()
+        self.optimizer.param_groups[1]["share"] = OTHERS * (self.images >= ALONE * self.phase.images)
+        x, sigma, labels, avatars = draw_starts(self.data, self.phase.batch, NOISED, NOISED_FROM, self.generator)
+        enlarged = self.enlarged(x, sigma, labels)
         made = self.denoise(x, sigma, labels)
-        self.own = self.kept(made.detach(), sigma, labels)
-        return self.off(made, target, (x, sigma, labels), own)
+        noised = len(avatars)
+        near = shown(sigma[:noised])
+        off = distances(made, enlarged)
+        off = torch.cat([near * distances(made[:noised], avatars) + (1 - near) * off[:noised], off[noised:]])
+        return (off * finer(sigma)).mean()
 
     @torch.no_grad()
-    def examples(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Own pictures are to be made of themselves, noised avatars of those, noise of nothing in particular."""
-        x, sigma, labels = self.starts()
-        target = torch.zeros_like(x)
-        target[: len(self.noised)] = self.noised
-        if self.own is not None:
-            target[: len(self.own[0])] = self.cleaned(*self.own[:2])
-        return x, sigma, labels, target
-
-    def distance(self, made: Tensor, target: Tensor, starts: tuple[Tensor, Tensor, Tensor], own: int) -> Tensor:
-        """To a target as far as it shows through noise; else, own pictures apart, to what the smaller network makes."""
-        x, sigma, labels = (part[own:] for part in starts)
-        with torch.no_grad():
-            smaller = self.cleaned(self.estimate_before(x[:, :, ::2, ::2], sigma, labels), labels)
-        near = shown(starts[1])
-        whole = near * distances(made, target)
-        halved = (1 - near[own:]) * distances(functional.avg_pool2d(made[own:], 2), smaller)
-        return torch.cat([whole[:own], whole[own:] + halved])
+    def enlarged(self, x: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
+        """What the smaller network makes of starts `[B, 3, 2S, 2S]`, redrawn, on level backgrounds."""
+        halves = x[:, :, ::2, ::2].contiguous(memory_format=torch.channels_last)
+        small = self.estimate_before(halves, sigma, labels).clamp(-1, 1)
+        return self.backgrounds.levelled(self.enlarger(small).clamp(-1, 1), labels)

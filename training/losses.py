@@ -13,8 +13,8 @@ from training.recipe import PhaseSettings
 
 
 def draw_sigma(size: int, phase: PhaseSettings, generator: torch.Generator) -> Tensor:
-    """Noise levels `[B]` with ln sigma ~ N(p_mean, p_std), clamped to the schedule's range."""
-    sigma = (phase.p_mean + phase.p_std * torch.randn(size, generator=generator)).exp()
+    """Noise levels `[B]` on the generator's device: ln sigma ~ N(p_mean, p_std), clamped to the schedule's range."""
+    sigma = (phase.p_mean + phase.p_std * torch.randn(size, generator=generator, device=generator.device)).exp()
     return sigma.clamp(SIGMA_MIN, SIGMA_MAX)
 
 

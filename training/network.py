@@ -8,7 +8,9 @@ from collections.abc import Callable
 import torch
 from diffusers import UNet2DModel
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from training.graphs import Network, Replayed
 from training.recipe import CLASSES, NetworkSettings
 
 SIGMA_DATA, SIGMA_MIN, SIGMA_MAX = 0.5, 0.002, 80.0
@@ -51,16 +53,16 @@ def network_time(sigma: Tensor) -> Tensor:
     return (250 * sigma.double().log()).float()
 
 
-def denoiser(unet: torch.nn.Module, autocast: bool = False, compiled: bool = False) -> Denoiser:
-    """`(x, sigma [B], class_labels) -> x0 estimate`; only the network runs in bfloat16 or compiled, if asked."""
-    network = torch.compile(unet) if compiled else unet
+def denoiser(unet: torch.nn.Module, autocast: bool = False, compiled: bool = False, rows: int = 0) -> Denoiser:
+    """`(x, sigma [B], class_labels) -> x0 estimate`; only the network runs in bfloat16 or compiled, if asked.
+
+    Batches of `rows` are replayed from a graph on a GPU.
+    """
+    network = Replayed(Network(torch.compile(unet) if compiled else unet, autocast), rows)
 
     def denoise(x: Tensor, sigma: Tensor, class_labels: Tensor) -> Tensor:
         c_skip, c_out, c_in = (c.view(-1, 1, 1, 1) for c in boundary_scalings(sigma))
-        time = network_time(sigma)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
-            output = network(x * c_in, time, class_labels=class_labels).sample
-        return c_skip * x + c_out * output.float()
+        return c_skip * x + c_out * network(x * c_in, network_time(sigma), class_labels).float()
 
     return denoise
 
@@ -81,8 +83,7 @@ def silent_time_columns(unet: UNet2DModel, cutoff: float) -> Tensor:
 @torch.no_grad()
 def silence(unet: UNet2DModel, columns: Tensor) -> None:
     """Sets the weights of those time inputs to zero."""
-    weight = unet.time_embedding.linear_1.weight
-    weight[:, columns.to(weight.device)] = 0
+    unet.time_embedding.linear_1.weight.masked_fill_(columns, 0)
 
 
 class MovingAverage:
@@ -97,5 +98,5 @@ class MovingAverage:
         """Moves towards the network; quickly in the first steps, so that the start is soon forgotten."""
         self.steps += 1
         decay = min(ceiling, (1 + self.steps) / (10 + self.steps))
-        for name, value in unet.state_dict().items():
-            self.weights[name].lerp_(value, 1 - decay)
+        current = unet.state_dict()
+        get_ema_multi_avg_fn(decay)(list(self.weights.values()), [current[name] for name in self.weights], None)

@@ -18,7 +18,7 @@ from training.recipe import CLASSES
 
 LEARNING_RATE = 4e-4
 BETAS = (0.0, 0.99)  # of short memory, the model's too: what the other network does changes all the time
-ENLARGED_TO = 128  # pixels on a side of what the critic sees; its finest map has a place for four of them
+ENLARGED, ENLARGED_TO = 4, 128  # what the critic sees: at least so many times as large, and of so many pixels a side
 LEFT_OUT = 8  # the critic sees a window, smaller than the picture by one of so many pixels: edges get no frame
 
 
@@ -26,8 +26,8 @@ class PictureCritic:
     """A critic with its optimizer. `haze` is the most noise on what it sees, in units of values in [-1, 1]."""
 
     def __init__(self, data: Avatars, generator: torch.Generator, device: str, bf16: bool, haze: float) -> None:
-        self.data, self.generator, self.device, self.haze = data, generator, device, haze
-        self.maps = FeatureMaps(ENLARGED_TO // data.image_size, bf16).to(device)
+        self.data, self.generator, self.haze = data, generator, haze
+        self.maps = FeatureMaps(enlarged(data.image_size), bf16).to(device)
         self.network = Critic(FeatureMaps.channels, len(CLASSES)).to(device)
         self.optimizer = short_memory(self.network, LEARNING_RATE)
 
@@ -49,7 +49,7 @@ class PictureCritic:
 
     def _learn(self, opinions: list[Tensor]) -> None:
         """By its opinions of made pictures, and of as many avatars."""
-        pictures, labels = self.data.batch(len(opinions[0]), self.generator, self.device)
+        pictures, labels = self.data.batch(len(opinions[0]), self.generator)
         hinge(self._opinions(pictures, labels), opinions).backward(inputs=list(self.network.parameters()))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -62,10 +62,12 @@ class PictureCritic:
         """Pictures `[B, 3, S, S]` to `[B, 3, s, s]`, at the same place in all of them."""
         margin = pictures.shape[-1] // LEFT_OUT
         size = pictures.shape[-1] - margin
-        top, left = torch.randint(margin + 1, (2,), generator=self.generator).tolist()
-        haze = self.haze * torch.rand(len(pictures), 1, 1, 1, generator=self.generator)
-        noise = haze * torch.randn((len(pictures), 3, size, size), generator=self.generator)
-        return pictures[:, :, top : top + size, left : left + size] + noise.to(self.device)
+        source, there = self.generator, pictures.device
+        corner = torch.randint(margin + 1, (2, 1), generator=source, device=there)
+        rows, columns = corner + torch.arange(size, device=there)
+        haze = self.haze * torch.rand(len(pictures), 1, 1, 1, generator=source, device=there)
+        noise = haze * torch.randn((len(pictures), 3, size, size), generator=source, device=there)
+        return pictures.index_select(2, rows).index_select(3, columns) + noise
 
     def state(self) -> dict[str, Any]:
         """To be a part of a phase's."""
@@ -75,6 +77,11 @@ class PictureCritic:
         """The reverse of `state`; what else is in there is left alone."""
         self.network.load_state_dict(state["critic"])
         self.optimizer.load_state_dict(state["critic_optimizer"])
+
+
+def enlarged(side: int) -> int:
+    """How many times pictures of so many pixels on a side are enlarged for the critic."""
+    return max(ENLARGED, ENLARGED_TO // side)
 
 
 def short_memory(network: torch.nn.Module, learning_rate: float) -> torch.optim.Optimizer:

@@ -38,6 +38,11 @@ class Polisher(Trainer):
         self.before = build_unet(recipe.network).to(device, memory_format=torch.channels_last).requires_grad_(False)
         self.estimate_before = denoiser(self.before, bf16, compiled)
 
+    def replay(self) -> None:
+        """The same, and the weights before."""
+        super().replay()
+        self.estimate_before = denoiser(self.before, self.bf16, rows=self.phase.batch)
+
     def start_from(self, weights: dict[str, Tensor]) -> None:
         """Begins with these weights, and keeps them for the targets."""
         super().start_from(weights)
@@ -56,7 +61,7 @@ class Polisher(Trainer):
 
     def starts(self) -> tuple[Tensor, Tensor, Tensor]:
         """A batch of x, sigma and class labels."""
-        return draw_starts(self.data, self.phase.batch, NOISED, NOISED_FROM, self.generator, self.device)[:3]
+        return draw_starts(self.data, self.phase.batch, NOISED, NOISED_FROM, self.generator)[:3]
 
     def cleaned(self, pictures: Tensor, labels: Tensor) -> Tensor:
         """Of pictures of the weights before, `[B, 3, H, W]`, what they should have been."""
@@ -66,7 +71,7 @@ class Polisher(Trainer):
     def one_step_before(self, labels: Tensor) -> Tensor:
         """One-step samples of the weights before, `[B, 3, H, W]`."""
         size = self.data.image_size
-        x = torch.randn((len(labels), 3, size, size), generator=self.generator).to(self.device) * SIGMA_MAX
+        x = SIGMA_MAX * torch.randn((len(labels), 3, size, size), generator=self.generator, device=self.device)
         sigma = torch.full((len(labels),), SIGMA_MAX, device=self.device)
         return self.estimate_before(x.contiguous(memory_format=torch.channels_last), sigma, labels)
 

@@ -62,9 +62,7 @@ class Snapper(Polisher):
         """Batches of x, sigma, labels and the avatars to make of them, uint8 `[B, H, W, 3]`."""
         size = self.phase.batch
         amount, source = max(1, AHEAD // size), self.generator
-        batches = [
-            draw_starts(self.data, size, self.share_noised, NOISED_FROM, source, self.device)[:3] for _ in range(amount)
-        ]
+        batches = [draw_starts(self.data, size, self.share_noised, NOISED_FROM, source)[:3] for _ in range(amount)]
         made = torch.cat([self._made(*batch) for batch in batches])
         sigma, labels = (torch.cat([batch[i] for batch in batches]) for i in (1, 2))
         height = (sigma.clamp(min=PRICED_FROM) / PRICED_FROM).log() / math.log(SIGMA_MAX / PRICED_FROM)
@@ -72,7 +70,7 @@ class Snapper(Polisher):
         target = torch.empty_like(made)
         for c in range(len(CLASSES)):
             of_class = labels == c
-            pool = torch.from_numpy(self.data.images[c]).to(self.device)
+            pool = self.data.of_class(c, made.device)
             offers = squared_distances(made[of_class], pool) - counts[of_class, None] * self.prices[c]
             target[of_class] = pool[offers.argmin(1)]
         return [(*batch, chosen) for batch, chosen in zip(batches, target.split(size), strict=True)]
@@ -87,7 +85,7 @@ class Snapper(Polisher):
         labels = torch.arange(len(CLASSES)).repeat_interleave(PRICED_BY).to(self.device)
         made = np.concatenate([to_uint8(self.one_step_before(some)) for some in labels.split(self.phase.batch)])
         for c, pictures in enumerate(torch.from_numpy(made).to(self.device).split(PRICED_BY)):
-            distances = squared_distances(pictures, torch.from_numpy(self.data.images[c]).to(self.device))
+            distances = squared_distances(pictures, self.data.of_class(c, pictures.device))
             self.prices[c] = balancing_prices(distances, self.data.attributes(c))
 
     def result(self) -> dict[str, Tensor]:

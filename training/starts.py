@@ -11,21 +11,22 @@ from training.recipe import CLASSES
 
 
 def draw_starts(
-    data: Avatars, size: int, share_noised: float, noised_from: float, generator: torch.Generator, device: str
+    data: Avatars, size: int, share_noised: float, noised_from: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`size` starts: x `[B, 3, H, W]` in channels-last layout, sigma `[B]`, class labels `[B]`; the noised pictures.
+    """`size` starts, on the generator's device: x `[B, 3, H, W]` in channels-last layout, sigma and class labels `[B]`.
 
-    The first `share_noised` are pictures with noise from `noised_from` to sigma_max, alike in ln sigma; the rest are
-    noise alone.
+    Last, the noised pictures. The first `share_noised` are pictures with noise from `noised_from` to sigma_max, alike
+    in ln sigma; the rest are noise alone.
     """
+    device = generator.device
     noised = max(1, int(size * share_noised))
-    pictures, kept = data.batch(noised, generator, device)
-    labels = torch.randint(len(CLASSES), (size,), generator=generator).to(device)
+    pictures, kept = data.batch(noised, generator)
+    labels = torch.randint(len(CLASSES), (size,), generator=generator, device=device)
     labels[:noised] = kept
     sigma = torch.full((size,), SIGMA_MAX, device=device)
-    place = torch.rand(noised, generator=generator).to(device)
+    place = torch.rand(noised, generator=generator, device=device)
     sigma[:noised] = noised_from * (SIGMA_MAX / noised_from) ** place
-    x = torch.randn((size, *pictures.shape[1:]), generator=generator).to(device) * sigma.view(-1, 1, 1, 1)
+    x = torch.randn((size, *pictures.shape[1:]), generator=generator, device=device) * sigma.view(-1, 1, 1, 1)
     x[:noised] += pictures
     return x.contiguous(memory_format=torch.channels_last), sigma, labels, pictures
 
@@ -43,9 +44,14 @@ def put_own(
     """
     x, sigma, labels = starts
     rows = len(own)
-    place = torch.rand(rows, generator=source).to(x.device)
-    drawn = torch.randn(own.shape, generator=source).to(x.device)
+    place = torch.rand(rows, generator=source, device=x.device)
+    drawn = torch.randn(own.shape, generator=source, device=x.device)
     least, most = noise
     sigma[:rows] = least * (most / least) ** place
     labels[:rows] = own_labels
     x[:rows] = own + sigma[:rows].view(-1, 1, 1, 1) * drawn
+
+
+def rows_of(wanted: Tensor) -> Tensor:
+    """Places where bool `[B]` holds, or all of them on a GPU: that takes seconds to prepare for a new size."""
+    return torch.arange(len(wanted), device=wanted.device) if wanted.is_cuda else wanted.nonzero()[:, 0]

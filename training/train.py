@@ -44,7 +44,7 @@ KEEPERS: dict[str, type[Polisher]] = {
 def train(trainer: Trainer, seconds: float, save_every: float, sheet_every: float) -> None:
     """Steps until the phase or the time is over, showing progress."""
     began = last_save = last_sheet = last_line = time.monotonic()
-    losses: list[float] = []
+    losses: list[torch.Tensor] = []
     counted = trainer.images
     while trainer.images < trainer.phase.images and time.monotonic() - began < seconds:
         losses.append(trainer.step())
@@ -53,7 +53,7 @@ def train(trainer: Trainer, seconds: float, save_every: float, sheet_every: floa
             line = {
                 "phase": trainer.name,
                 "images": trainer.images,
-                "loss": round(sum(losses) / len(losses), 4),
+                "loss": round(float(torch.stack(losses).mean()), 4),
                 "images_per_second": round((trainer.images - counted) / (now - last_line), 1),
                 "learning_rate": round(trainer.learning_rate(), 7),
                 "stage": stage_of(trainer.images, trainer.phase),
@@ -106,6 +106,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     result.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=None)
     result.add_argument("--compile", action="store_true", help="the network compiled: needs a C++ compiler")
+    result.add_argument("--graphs", action="store_true", help="the network replayed from CUDA graphs: needs a GPU")
     result.add_argument("--threads", type=int)
     for name in ("images", "batch", "stages", "first_stage"):
         result.add_argument(f"--{name.replace('_', '-')}", type=int)
@@ -135,6 +136,8 @@ def main(argv: list[str] | None = None) -> None:
         trainer = KEEPERS[args.phase](recipe, data, args.run, args.device, bf16, args.compile)
     else:
         trainer = Trainer(recipe, args.phase, data, args.run, args.device, bf16, args.compile)
+    if args.graphs:
+        trainer.replay()
     if not trainer.resume() and (weights := starting_weights(args)) is not None:
         trainer.start_from(weights)
     print(json.dumps({"phase": args.phase, "from": trainer.images, "to": trainer.phase.images}), flush=True)

@@ -27,17 +27,21 @@ class Trainer:
         self, recipe: Recipe, name: Phase, data: Avatars, run: Path, device: str, bf16: bool, compiled: bool = False
     ) -> None:
         self.recipe, self.name, self.phase = recipe, name, recipe.phase(name)
-        self.data, self.run, self.device = data, run, device
+        self.data, self.run, self.device, self.bf16 = data, run, device, bf16
         self.unet = build_unet(recipe.network).to(device, memory_format=torch.channels_last)
-        self.silent = silent_time_columns(self.unet, recipe.network.time_cutoff)
+        self.silent = silent_time_columns(self.unet, recipe.network.time_cutoff).to(device)
         silence(self.unet, self.silent)
         self.denoise = denoiser(self.unet, bf16, compiled)
         self.average = MovingAverage(self.unet)
         self.optimizer = torch.optim.AdamW(
             self.unet.parameters(), lr=self.phase.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
         )
-        self.generator = torch.Generator().manual_seed(0)
+        self.generator = torch.Generator(device).manual_seed(0)
         self.images = self.steps = 0
+
+    def replay(self) -> None:
+        """From now on, the network's calls with a batch are replayed from CUDA graphs."""
+        self.denoise = denoiser(self.unet, self.bf16, rows=self.phase.batch)
 
     def start_from(self, weights: dict[str, torch.Tensor]) -> None:
         """Begins the phase with these weights."""
@@ -51,11 +55,11 @@ class Trainer:
         left = max(0.0, 1 - self.images / self.phase.images)
         return self.phase.learning_rate * warm * (0.05 + 0.95 * left)
 
-    def step(self) -> float:
-        """One batch; the mean loss before it."""
+    def step(self) -> Tensor:
+        """One batch; the mean loss before it, `[]`: reading it waits for a GPU."""
         loss = self.loss()
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
+            group["lr"] = self.learning_rate() * group.get("share", 1.0)
         loss.backward()
         if self.largest_gradient is not None:
             torch.nn.utils.clip_grad_norm_(self.unet.parameters(), self.largest_gradient)
@@ -65,15 +69,15 @@ class Trainer:
         self.average.update(self.unet, self.phase.ema)
         self.steps += 1
         self.images += self.phase.batch
-        return float(loss.detach())
+        return loss.detach()
 
     def loss(self) -> Tensor:
         """Of a new batch, its mean."""
         phase, size = self.phase, self.phase.batch
-        x0, labels = self.data.batch(size, self.generator, self.device)
+        x0, labels = self.data.batch(size, self.generator)
         x0 = x0.contiguous(memory_format=torch.channels_last)
-        t = draw_sigma(size, phase, self.generator).to(self.device)
-        noise = torch.randn(x0.shape, generator=self.generator).to(self.device)
+        t = draw_sigma(size, phase, self.generator)
+        noise = torch.randn(x0.shape, generator=self.generator, device=self.device)
         if self.name == "pretrain":
             denoised = self.denoise(x0 + noise * t.view(-1, 1, 1, 1), t, labels)
             return denoising_loss(denoised, x0, t).mean()

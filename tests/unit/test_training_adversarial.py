@@ -25,8 +25,8 @@ def little_to_do_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_targets_say_details_only_where_noise_is_low() -> None:
     """Values that trade places within a square cost much under little noise, next to nothing under much; colours do."""
     random = torch.Generator().manual_seed(0)
-    target = torch.rand(1, 3, 16, 16, generator=random) * 2 - 1
-    shuffled = target.view(1, 3, 2, 8, 2, 8).flip(3, 5).reshape(target.shape)
+    target = torch.rand(1, 3, 32, 32, generator=random) * 2 - 1
+    shuffled = target.view(1, 3, 4, 8, 4, 8).flip(3, 5).reshape(target.shape)
     lighter = target + 0.3
     low, high = torch.tensor([0.2]), torch.tensor([SIGMA_MAX])
 

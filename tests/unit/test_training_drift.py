@@ -34,8 +34,8 @@ def test_what_is_crowded_spreads_and_what_is_scattered_gathers(spread: float, le
 
 def test_views_are_scaled_to_a_mean_distance_of_one(avatars: Avatars) -> None:
     found = drifting(avatars)
-    for of_classes in zip(*found.looked[0], strict=True):
-        apart = torch.stack([torch.pdist(of_class).mean() for of_class in of_classes]).mean()
+    for view in found.looked[0]:
+        apart = torch.stack([torch.pdist(of_class).mean() for of_class in view.split(12)]).mean()
         assert float(apart) == pytest.approx(1.0, rel=1e-3)
 
 
@@ -51,6 +51,25 @@ def test_pictures_left_out_or_of_a_kind_still_unknown_are_not_pulled(
     assert pulled.tolist() == [True, True, False, False, True, False]
     assert found.counts[0, 3] == 3
     assert found.counts.sum() == 5
+
+
+def test_rows_left_out_may_be_looked_at_all_the_same(avatars: Avatars, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU they are, so that it always sees as many: what pulls the others, and what is kept, is as without."""
+    monkeypatch.setattr(drift, "KEPT", 3)
+    some, whole = drifting(avatars), drifting(avatars)
+    pictures, labels = avatars.batch(12, torch.Generator().manual_seed(1))
+    group = torch.tensor([0, -1, 1, 0, -1, 0, 1, 1, 0, 0, -1, 0])
+    for _ in range(4):
+        expected = some.pull(pictures, labels, group)
+        with monkeypatch.context() as patch:
+            patch.setattr(drift, "rows_of", lambda wanted: torch.arange(len(wanted)))
+            found = whole.pull(pictures, labels, group)
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+        assert not found[group < 0].any()
+        assert torch.equal(some.counts, whole.counts)
+    assert expected.any()
+    for one, other in zip(some.kept, whole.kept, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow

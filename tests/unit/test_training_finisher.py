@@ -39,6 +39,18 @@ def test_many_starts_are_what_the_step_before_made(tmp_path: Path) -> None:
     assert torch.equal(target[asked], trainer.cleaned(made, labels[asked]))
 
 
+def test_on_a_gpu_all_rows_go_through_the_weights_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that it always sees as many; targets are as without."""
+    trainer = grainy_polisher(Finisher, tmp_path)
+    trainer.own = own_pictures(9)
+    before = trainer.generator.get_state()
+    expected = trainer.examples()
+    trainer.generator.set_state(before)
+    monkeypatch.setattr(finisher, "rows_of", lambda wanted: torch.arange(len(wanted)))
+    for found, wanted in zip(trainer.examples(), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
 def test_where_noise_hides_what_was_there_it_is_noise_alone(tmp_path: Path) -> None:
     """Under more than 8, targets of own pictures and of avatars are one-step pictures of the same noise."""
     trainer = grainy_polisher(Finisher, tmp_path)

