@@ -1,4 +1,4 @@
-"""Makes the README's three sheets with the bundled model: `python docs/sample_sheets.py`."""
+"""Makes the README's sheets with the bundled models: `python docs/sample_sheets.py`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,20 @@ from service.models.places import load_infos
 
 OUT = Path(__file__).parent / "images"
 ROWS, COLUMNS = 4, 5
-SHEETS = {"one-step": 1, "two-steps": 2, "four-steps": 4}
+SHEETS = {
+    "one-step": ("avatars-32", 1),
+    "two-steps": ("avatars-32", 2),
+    "four-steps": ("avatars-32", 4),
+    "one-step-64": ("avatars-64", 1),
+}
 
 
 def main() -> None:
     """Draws and writes them."""
-    info = next(iter(load_infos("bundled").values()))
-    count, side = ROWS * COLUMNS, info.image_size
-    for name, steps in SHEETS.items():
+    count = ROWS * COLUMNS
+    for name, (model, steps) in SHEETS.items():
+        info = load_infos(model)[model]
+        side = info.image_size
         sigmas = info.schedule.sigmas(info.schedule.evenly_spaced(steps))
         samples = [
             Sample(id=i, request=i, client="", model=info.name, seed=i, class_label=i % info.num_classes, sigmas=sigmas)

@@ -4,7 +4,8 @@ The network begins as the smaller one with a level around it (`training/growth.p
 pixel of it, the new pictures are to be its pictures as an enlarger redraws them (`training/enlarger.py`), so that the
 way from noise to picture need not be learnt again. Avatars under little noise are to be found again in every pixel.
 
-At first the new level moves alone: beside one that makes nothing of use yet, the others would lose that way.
+Only what draws the picture moves. What looks at the noise stays as it is: moved a little, it makes the rest see other
+noise, and pictures become the mean of all.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from training.backgrounds import Backgrounds
 from training.data import Avatars
 from training.enlarger import Enlarger
 from training.finisher import finer, shown
-from training.growth import grow, grown_parts
+from training.growth import drawing_parts, grow
 from training.network import build_unet, denoiser
 from training.polisher import Polisher, distances
 from training.recipe import Phase, Recipe
@@ -26,8 +27,6 @@ from training.starts import draw_starts
 from training.trainer import Trainer
 
 NOISED, NOISED_FROM = 0.6, 0.1  # share of starts that are avatars with noise, and the least noise on those
-ALONE = 0.2  # share of the phase in which the new level moves alone
-OTHERS = 0.5  # of its learning rate is the others', afterwards
 
 
 class Grower(Polisher):
@@ -45,11 +44,11 @@ class Grower(Polisher):
         self.estimate_before = denoiser(self.before, bf16, compiled)
         self.enlarger = Enlarger.load(run / "enlarger.safetensors", device)
         self.backgrounds = Backgrounds(data, device)
-        new = [each for part in grown_parts(self.unet) for each in part.parameters()]
-        known = set(map(id, new))
-        others = [each for each in self.unet.parameters() if id(each) not in known]
-        groups = [{"params": new}, {"params": others}]
-        self.optimizer = torch.optim.AdamW(groups, lr=self.phase.learning_rate, betas=(0.9, 0.99), weight_decay=0)
+        self.unet.requires_grad_(False)
+        for part in drawing_parts(self.unet):
+            part.requires_grad_(True)
+        moving = [each for each in self.unet.parameters() if each.requires_grad]
+        self.optimizer = torch.optim.AdamW(moving, lr=self.phase.learning_rate, betas=(0.9, 0.99), weight_decay=0)
 
     def start_from(self, weights: dict[str, Tensor]) -> None:
         """Begins with the smaller network's weights, and keeps them."""
@@ -59,7 +58,6 @@ class Grower(Polisher):
 
     def loss(self) -> Tensor:
         """Of a new batch: mean distance to its targets."""
-        self.optimizer.param_groups[1]["share"] = OTHERS * (self.images >= ALONE * self.phase.images)
         x, sigma, labels, avatars = draw_starts(self.data, self.phase.batch, NOISED, NOISED_FROM, self.generator)
         enlarged = self.enlarged(x, sigma, labels)
         made = self.denoise(x, sigma, labels)

@@ -130,9 +130,9 @@ PRESETS: dict[str, Recipe] = {
     ),
 }
 
-# The finished model of 32 px, grown: an hour of a CPU. Only growth has been run; the other phases could follow.
+# The finished model of 32 px, grown: half an hour of a CPU. Only growth has been run; the other phases could follow.
 PRESETS["64-grown"] = replace(
     PRESETS["64"],
     network=NetworkSettings(64, (32, 32, 96, 192), attention_at=(8,)),
-    grow=PhaseSettings(36_000, 16, 7e-4, 50, 0.995),
+    grow=PhaseSettings(24_000, 16, 2e-3, 30, 0.995),
 )

@@ -59,7 +59,7 @@ class Trainer:
         """One batch; the mean loss before it, `[]`: reading it waits for a GPU."""
         loss = self.loss()
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate() * group.get("share", 1.0)
+            group["lr"] = self.learning_rate()
         loss.backward()
         if self.largest_gradient is not None:
             torch.nn.utils.clip_grad_norm_(self.unet.parameters(), self.largest_gradient)

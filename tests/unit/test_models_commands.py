@@ -29,7 +29,7 @@ def test_models_lists_the_bundled_and_the_published(capsys: pytest.CaptureFixtur
     assert run("models") == ExitCode.OK
     out = capsys.readouterr().out
     listed = [line.split()[0] for line in out.splitlines()[1:] if line]
-    assert ["avatars-32", *CATALOG] == listed[: len(CATALOG) + 1]
+    assert ["avatars-32", "avatars-64", *CATALOG] == listed[: len(CATALOG) + 2]
     row = next(line for line in out.splitlines() if line.startswith("ct-imagenet64"))
     assert "64 px" in row
     assert "106,0" in row

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from service.diffusion.schedule import NoiseSchedule
 from service.errors import FatalModelError
 from service.models import revision
 from service.models.folder import load_info
@@ -38,17 +37,6 @@ def edit(path: Path, **changes: Any) -> None:
     """Changes keys of a JSON file; a value of `...` removes the key."""
     content = json.loads(path.read_text()) | changes
     write_json(path, {key: value for key, value in content.items() if value is not ...})
-
-
-def test_bundled_model_is_read() -> None:
-    info = load_info(BUNDLED / "avatars-32", "avatars-32")
-    assert info.latent_shape == (3, 32, 32)
-    assert info.class_conditional
-    assert [info.classes[0].slug, info.classes[9].name] == ["adventurer", "thumbs"]
-    assert NoiseSchedule() == info.schedule
-    assert info.license == "cc-by-4.0"
-    assert info.revision.startswith("sha256:")
-    assert len(info.revision) == 7 + 64
 
 
 def test_reading_a_model_imports_no_torch() -> None:

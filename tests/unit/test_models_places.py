@@ -81,7 +81,7 @@ def test_relative_folders_and_bundled_names(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize("place", ["no-such-model", "./no-such-folder", "/no/such/folder", "a/b/c", "a/b@"])
 def test_unknown_places_are_answered_with_the_known_ones(place: str) -> None:
-    with pytest.raises(FatalModelError, match="avatars-32, cd-imagenet64-l2"):
+    with pytest.raises(FatalModelError, match="avatars-32, avatars-64, cd-imagenet64-l2"):
         load_infos(f"x={place}")
 
 
