@@ -50,7 +50,7 @@ def test_what_it_likes_less_is_away_from_avatars(tmp_path: Path) -> None:
     critic = PictureCritic(plain_avatars(tmp_path), random, "cpu", bf16=False, haze=0.02)
     pulls = []
     for step in range(24):
-        pictures, labels = critic.data.batch(16, random, "cpu")
+        pictures, labels = critic.data.batch(16, random)
         grain = 0.2 * torch.randn(pictures.shape, generator=random)
         if step < 14:
             critic.learn(pictures + grain, labels)
