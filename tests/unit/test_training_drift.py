@@ -53,6 +53,7 @@ def test_pictures_left_out_or_of_a_kind_still_unknown_are_not_pulled(
     assert found.counts.sum() == 5
 
 
+@pytest.mark.slow
 def test_rows_left_out_may_be_looked_at_all_the_same(avatars: Avatars, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU they are, so that it always sees as many: what pulls the others, and what is kept, is as without."""
     monkeypatch.setattr(drift, "KEPT", 3)
