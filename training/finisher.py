@@ -45,10 +45,7 @@ class Finisher(Polisher):
     """
 
     kept_for: Phase = "finish"
-    share_noised: float = NOISED
-    share_own: float = OWN
     own: tuple[Tensor, Tensor, Tensor] | None = None
-    noised: Tensor  # avatars under the noise of this step's starts, those included that own pictures replaced
 
     def __init__(self, recipe: Recipe, data: Avatars, run: Path, device: str, bf16: bool, compiled: bool) -> None:
         super().__init__(recipe, data, run, device, bf16, compiled)
@@ -76,7 +73,7 @@ class Finisher(Polisher):
         x, sigma, labels, target = self.examples()
         made = self.denoise(x, sigma, labels)
         self.own = self.kept(made.detach(), sigma, labels)
-        off = self.off(made, target, (x, sigma, labels), own)
+        off = (self.distance(made, target, sigma, own) * finer(sigma)).mean()
         (targets_pull,) = torch.autograd.grad(off, made, retain_graph=True)
         pull = self.critic.pull(made, labels)
         pull[:own] *= OWN_PULL
@@ -86,13 +83,8 @@ class Finisher(Polisher):
         pulls = PULL * unit(pull) + DRIFT * unit(drift)
         return off + targets_pull.norm() * (made * pulls).sum()
 
-    def off(self, made: Tensor, target: Tensor, starts: tuple[Tensor, Tensor, Tensor], own: int) -> Tensor:
-        """Mean distance of a batch to its targets."""
-        return (self.distance(made, target, starts, own) * finer(starts[1])).mean()
-
-    def distance(self, made: Tensor, target: Tensor, starts: tuple[Tensor, Tensor, Tensor], own: int) -> Tensor:
+    def distance(self, made: Tensor, target: Tensor, sigma: Tensor, own: int) -> Tensor:
         """Of pictures `[B, 3, H, W]`, the first `own` from own ones, to their targets: `[B]`."""
-        sigma = starts[1]
         repeated = (torch.arange(len(made), device=made.device) < own) & (sigma <= MUCH)
         return torch.where(repeated, shown(sigma), 1.0) * distances(made, target)
 
@@ -124,7 +116,7 @@ class Finisher(Polisher):
         """
         chance = torch.rand(len(made), generator=self.generator, device=made.device)
         order = chance + (sigma > MUCH) + (sigma == SIGMA_MAX)
-        kept = order.topk(max(1, int(len(made) * self.share_own))).indices
+        kept = order.topk(max(1, int(len(made) * OWN))).indices
         return made[kept].clamp(-1, 1), labels[kept], sigma[kept]
 
     def _noise_of_own(self) -> Tensor:
@@ -133,7 +125,7 @@ class Finisher(Polisher):
     def starts(self) -> tuple[Tensor, Tensor, Tensor]:
         """The polish's, with own pictures instead of the first of the noised avatars."""
         size, source = self.phase.batch, self.generator
-        x, sigma, labels, self.noised = draw_starts(self.data, size, self.share_noised, NOISED_FROM, source)
+        x, sigma, labels, _ = draw_starts(self.data, size, NOISED, NOISED_FROM, source)
         if self.own is not None:
             pictures, kept, noise = self.own
             put_own((x, sigma, labels), pictures, kept, (OWN_FROM, (noise * NEXT).clamp(min=OWN_FROM)), source)
