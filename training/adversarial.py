@@ -48,7 +48,7 @@ class AdversarialTuner(Snapper):
         super().__init__(recipe, data, run, device, bf16, compiled)
         self.critic = PictureCritic(data, self.generator, device, bf16, HAZE)
         self.backgrounds = Backgrounds(data, device)
-        self.optimizer = short_memory(self.unet, self.phase.learning_rate)
+        self.optimizer = short_memory(self.unet.parameters(), self.phase.learning_rate)
 
     def start_from(self, weights: dict[str, Tensor]) -> None:
         """Begins as the last touch does, and lets the critic learn what these weights make."""

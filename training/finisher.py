@@ -24,7 +24,7 @@ from training.network import SIGMA_DATA, SIGMA_MAX
 from training.picture_critic import PictureCritic, short_memory
 from training.polisher import Polisher, distances
 from training.recipe import Phase, Recipe
-from training.starts import draw_starts, put_own, rows_of
+from training.starts import MUCH, Own, draw_starts, kept_of, put_own, rows_of
 from training.state import load_state
 
 NOISED, NOISED_FROM = 0.65, 0.2  # share of starts that are pictures with noise, and the least noise of avatars
@@ -34,25 +34,21 @@ HAZE = 0.015  # over what the critic sees
 PULL, OWN_PULL = 6.0, 2.0  # of the critic, in units of the targets'; how many times as hard on own pictures
 DRIFT, FIRST_DRIFT = 6.0, 0.5  # of drift, in the same units; how many times as hard on one-step pictures
 FIRST, EARLY, SECOND, LATER, NEITHER = 0, 1, 2, 3, -1  # what drifts together: see `drifting`
-SOME, MUCH = 1.0, 8.0  # noise from which a picture shows in part, and from which it hardly does
+SOME = 1.0  # noise through which a picture shows in part
 
 
 class Finisher(Polisher):
-    """Phase "finish".
-
-    `own` are some pictures of the step before, as they are, `[R, 3, H, W]`, their labels and what noise each was made
-    from, `[R]`.
-    """
+    """Phase "finish". `own` are some pictures of the step before, as they are."""
 
     kept_for: Phase = "finish"
-    own: tuple[Tensor, Tensor, Tensor] | None = None
+    own: Own | None = None
 
     def __init__(self, recipe: Recipe, data: Avatars, run: Path, device: str, bf16: bool, compiled: bool) -> None:
         super().__init__(recipe, data, run, device, bf16, compiled)
         self.critic = PictureCritic(data, self.generator, device, bf16, HAZE)
         self.drift = Drift(data, LATER + 1, self.generator, device, bf16)
         self.backgrounds = Backgrounds(data, device)
-        self.optimizer = short_memory(self.unet, self.phase.learning_rate)
+        self.optimizer = short_memory(self.unet.parameters(), self.phase.learning_rate)
 
     def start_from(self, weights: dict[str, Tensor]) -> None:
         """Begins as the polish does, with the critic of the phase before where the run has it."""
@@ -72,7 +68,7 @@ class Finisher(Polisher):
         own = len(earlier)
         x, sigma, labels, target = self.examples()
         made = self.denoise(x, sigma, labels)
-        self.own = self.kept(made.detach(), sigma, labels)
+        self.own = kept_of(made.detach(), sigma, labels, OWN, self.generator)
         off = (self.distance(made, target, sigma, own) * finer(sigma)).mean()
         (targets_pull,) = torch.autograd.grad(off, made, retain_graph=True)
         pull = self.critic.pull(made, labels)
@@ -107,17 +103,6 @@ class Finisher(Polisher):
             kept = self.own[0]
             pictures[: len(kept)] = torch.where(hidden[: len(kept), None, None, None], pictures[: len(kept)], kept)
         return x, sigma, labels, self.cleaned(pictures, labels)
-
-    def kept(self, made: Tensor, sigma: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of pictures `[B, 3, H, W]` those to begin at next, with labels and noise.
-
-        First one-step samples, then what was made from so much noise that it is not much like the step before, then
-        any others.
-        """
-        chance = torch.rand(len(made), generator=self.generator, device=made.device)
-        order = chance + (sigma > MUCH) + (sigma == SIGMA_MAX)
-        kept = order.topk(max(1, int(len(made) * OWN))).indices
-        return made[kept].clamp(-1, 1), labels[kept], sigma[kept]
 
     def _noise_of_own(self) -> Tensor:
         return torch.empty(0, device=self.device) if self.own is None else self.own[2]

@@ -36,6 +36,7 @@ class Grower(Polisher):
     """
 
     kept_for: Phase = "grow"
+    levels: int = 2  # of the network that move
 
     def __init__(self, recipe: Recipe, data: Avatars, run: Path, device: str, bf16: bool, compiled: bool) -> None:
         super().__init__(recipe, data, run, device, bf16, compiled)
@@ -45,10 +46,10 @@ class Grower(Polisher):
         self.enlarger = Enlarger.load(run / "enlarger.safetensors", device)
         self.backgrounds = Backgrounds(data, device)
         self.unet.requires_grad_(False)
-        for part in drawing_parts(self.unet):
+        for part in drawing_parts(self.unet, self.levels):
             part.requires_grad_(True)
-        moving = [each for each in self.unet.parameters() if each.requires_grad]
-        self.optimizer = torch.optim.AdamW(moving, lr=self.phase.learning_rate, betas=(0.9, 0.99), weight_decay=0)
+        self.moving = [each for each in self.unet.parameters() if each.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.moving, lr=self.phase.learning_rate, betas=(0.9, 0.99), weight_decay=0)
 
     def start_from(self, weights: dict[str, Tensor]) -> None:
         """Begins with the smaller network's weights, and keeps them."""
@@ -58,13 +59,19 @@ class Grower(Polisher):
 
     def loss(self) -> Tensor:
         """Of a new batch: mean distance to its targets."""
-        x, sigma, labels, avatars = draw_starts(self.data, self.phase.batch, NOISED, NOISED_FROM, self.generator)
-        enlarged = self.enlarged(x, sigma, labels)
-        made = self.denoise(x, sigma, labels)
-        noised = len(avatars)
+        x, sigma, labels, known = self.beginnings()
+        return self.off(self.denoise(x, sigma, labels), known, x, sigma, labels)
+
+    def beginnings(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """A batch of x, sigma, class labels, and the pictures that the first of them are made of, `[R, 3, H, W]`."""
+        return draw_starts(self.data, self.phase.batch, NOISED, NOISED_FROM, self.generator)
+
+    def off(self, made: Tensor, known: Tensor, x: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
+        """Mean distance of pictures `[B, 3, H, W]`: to what is `known` of them where it shows, and to redrawn ones."""
+        off = distances(made, self.enlarged(x, sigma, labels))
+        noised = len(known)
         near = shown(sigma[:noised])
-        off = distances(made, enlarged)
-        off = torch.cat([near * distances(made[:noised], avatars) + (1 - near) * off[:noised], off[noised:]])
+        off = torch.cat([near * distances(made[:noised], known) + (1 - near) * off[:noised], off[noised:]])
         return (off * finer(sigma)).mean()
 
     @torch.no_grad()

@@ -37,13 +37,13 @@ def grow(larger: UNet2DModel, smaller: dict[str, Tensor]) -> None:
     nn.init.zeros_(enlarging.weight)[:, :, 1, 1] = torch.eye(len(enlarging.weight))
 
 
-def drawing_parts(larger: UNet2DModel) -> tuple[nn.Module, ...]:
-    """What draws the picture in a grown network: its two last levels on the way up, what leads to them, what follows.
+def drawing_parts(larger: UNet2DModel, levels: int = 2) -> tuple[nn.Module, ...]:
+    """What draws the picture in a grown network: its last levels on the way up, what leads to them, what follows.
 
     (A convolution leads to them: the gradient of a normalisation whose input needs none crashes in PyTorch 2.13.)
     """
-    *_, before, inner, outer = larger.up_blocks
-    return before.upsamplers, inner, outer, larger.conv_norm_out, larger.conv_out
+    *_, before = larger.up_blocks[:-levels]
+    return before.upsamplers, *larger.up_blocks[-levels:], larger.conv_norm_out, larger.conv_out
 
 
 def _moved(name: str) -> str:

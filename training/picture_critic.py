@@ -6,6 +6,7 @@ Faster"), a window at a time, and with haze over them: without, it tells everyth
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -23,13 +24,18 @@ LEFT_OUT = 8  # the critic sees a window, smaller than the picture by one of so 
 
 
 class PictureCritic:
-    """A critic with its optimizer. `haze` is the most noise on what it sees, in units of values in [-1, 1]."""
+    """A critic with its optimizer. `haze` is the most noise on what it sees, in units of values in [-1, 1].
 
-    def __init__(self, data: Avatars, generator: torch.Generator, device: str, bf16: bool, haze: float) -> None:
+    It sees pictures `times` as large, or as large as `enlarged` says.
+    """
+
+    def __init__(
+        self, data: Avatars, generator: torch.Generator, device: str, bf16: bool, haze: float, times: int | None = None
+    ) -> None:
         self.data, self.generator, self.haze = data, generator, haze
-        self.maps = FeatureMaps(enlarged(data.image_size), bf16).to(device)
+        self.maps = FeatureMaps(times or enlarged(data.image_size), bf16).to(device)
         self.network = Critic(FeatureMaps.channels, len(CLASSES)).to(device)
-        self.optimizer = short_memory(self.network, LEARNING_RATE)
+        self.optimizer = short_memory(self.network.parameters(), LEARNING_RATE)
 
     def pull(self, made: Tensor, labels: Tensor) -> Tensor:
         """Where pictures `[B, 3, S, S]` would be liked less, for each of their values: minus is towards avatars.
@@ -84,6 +90,6 @@ def enlarged(side: int) -> int:
     return max(ENLARGED, ENLARGED_TO // side)
 
 
-def short_memory(network: torch.nn.Module, learning_rate: float) -> torch.optim.Optimizer:
-    """The optimizer of a network that learns beside another one."""
-    return torch.optim.AdamW(network.parameters(), lr=learning_rate, betas=BETAS, weight_decay=0)
+def short_memory(moving: Iterable[Tensor], learning_rate: float) -> torch.optim.Optimizer:
+    """The optimizer of weights that learn beside another network's."""
+    return torch.optim.AdamW(moving, lr=learning_rate, betas=BETAS, weight_decay=0)

@@ -17,7 +17,7 @@ CLASSES = (
     "pixel-art",
     "thumbs",
 )
-Phase = Literal["pretrain", "tune", "distill", "polish", "snap", "adversarial", "finish", "grow", "scratch"]
+Phase = Literal["pretrain", "tune", "distill", "polish", "snap", "adversarial", "finish", "grow", "sharpen", "scratch"]
 Weighting = Literal["gap", "balanced"]
 
 
@@ -72,7 +72,8 @@ class Recipe:
     adversarial: PhaseSettings
     finish: PhaseSettings
     scratch: PhaseSettings
-    grow: PhaseSettings | None = None  # only of a recipe that begins with a smaller model
+    grow: PhaseSettings | None = None  # these two only of a recipe that begins with a smaller model
+    sharpen: PhaseSettings | None = None
 
     def phase(self, name: Phase) -> PhaseSettings:
         """The settings of a phase by its name."""
@@ -135,4 +136,5 @@ PRESETS["64-grown"] = replace(
     PRESETS["64"],
     network=NetworkSettings(64, (32, 32, 96, 192), attention_at=(8,)),
     grow=PhaseSettings(24_000, 16, 2e-3, 30, 0.995),
+    sharpen=PhaseSettings(36_000, 16, 5e-4, 30, 0.995, ahead=100),
 )

@@ -9,6 +9,9 @@ from training.data import Avatars
 from training.network import SIGMA_MAX
 from training.recipe import CLASSES
 
+Own = tuple[Tensor, Tensor, Tensor]  # pictures `[R, 3, H, W]`, their class labels and what noise each was made from
+MUCH = 8.0  # noise through which a picture hardly shows
+
 
 def draw_starts(
     data: Avatars, size: int, share_noised: float, noised_from: float, generator: torch.Generator
@@ -50,6 +53,18 @@ def put_own(
     sigma[:rows] = least * (most / least) ** place
     labels[:rows] = own_labels
     x[:rows] = own + sigma[:rows].view(-1, 1, 1, 1) * drawn
+
+
+def kept_of(made: Tensor, sigma: Tensor, labels: Tensor, share: float, source: torch.Generator) -> Own:
+    """The share of pictures `[B, 3, H, W]` to begin at next, with labels and noise.
+
+    First one-step samples, then what was made from so much noise that it is not much like the step before, then any
+    others.
+    """
+    chance = torch.rand(len(made), generator=source, device=made.device)
+    order = chance + (sigma > MUCH) + (sigma == SIGMA_MAX)
+    kept = order.topk(max(1, int(len(made) * share))).indices
+    return made[kept].clamp(-1, 1), labels[kept], sigma[kept]
 
 
 def rows_of(wanted: Tensor) -> Tensor:

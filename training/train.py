@@ -27,17 +27,20 @@ from training.grower import Grower
 from training.losses import stage_of
 from training.polisher import Polisher
 from training.recipe import PRESETS, Phase, PhaseSettings
+from training.sharpener import Sharpener
 from training.snapper import Snapper
 from training.state import load_weights
 from training.trainer import Trainer
 
 ORDER: tuple[Phase, ...] = ("pretrain", "tune", "distill", "polish", "snap", "adversarial", "finish")
+GROWTH: tuple[Phase, ...] = ("grow", "sharpen")
 KEEPERS: dict[str, type[Polisher]] = {
     "polish": Polisher,
     "snap": Snapper,
     "adversarial": AdversarialTuner,
     "finish": Finisher,
     "grow": Grower,
+    "sharpen": Sharpener,
 }  # phases that keep the weights they began with
 
 
@@ -81,8 +84,9 @@ def starting_weights(args: argparse.Namespace) -> dict[str, torch.Tensor] | None
         return dict(unet.state_dict())
     if args.phase == "grow":
         raise SystemExit("growth begins with a finished model of half the side: --init FOLDER")
-    place = ORDER.index(args.phase) if args.phase in ORDER else 0
-    return load_weights(args.run / f"{ORDER[place - 1]}.safetensors") if place else None
+    order = GROWTH if args.phase in GROWTH else ORDER
+    place = order.index(args.phase) if args.phase in order else 0
+    return load_weights(args.run / f"{order[place - 1]}.safetensors") if place else None
 
 
 def changed(phase: PhaseSettings, args: argparse.Namespace) -> dict[str, Any]:

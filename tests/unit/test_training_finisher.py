@@ -10,8 +10,9 @@ import torch
 from tests.grainy_polisher import grainy_polisher
 from training import backgrounds, finisher, snapper
 from training.adversarial import AdversarialTuner
-from training.finisher import EARLY, FIRST, LATER, MUCH, NEITHER, NEXT, OWN_FROM, SECOND, Finisher, drifting
+from training.finisher import EARLY, FIRST, LATER, NEITHER, NEXT, OWN, OWN_FROM, SECOND, Finisher, drifting
 from training.network import SIGMA_MAX
+from training.starts import MUCH, kept_of
 
 
 def test_many_starts_are_what_the_step_before_made(tmp_path: Path) -> None:
@@ -67,13 +68,12 @@ def test_where_noise_hides_what_was_there_it_is_noise_alone(tmp_path: Path) -> N
         torch.testing.assert_close(target[hidden], trainer.cleaned(made, labels[hidden]), rtol=1e-3, atol=1e-3)
 
 
-def test_next_steps_begin_at_one_step_samples_first_then_at_those_of_much_noise(tmp_path: Path) -> None:
+def test_next_steps_begin_at_one_step_samples_first_then_at_those_of_much_noise() -> None:
     """Rows 10 to 15 of 16 are of noise alone, 4 and 7 of much: all are kept, with one other, each with its class."""
-    trainer = grainy_polisher(Finisher, tmp_path)
     made = torch.arange(16.0).view(16, 1, 1, 1).expand(16, 3, 16, 16) / 16
     sigma = torch.tensor([1.0] * 10 + [SIGMA_MAX] * 6)
     sigma[[4, 7]] = 17.0
-    pictures, classes, noise = trainer.kept(made, sigma, torch.arange(16))
+    pictures, classes, noise = kept_of(made, sigma, torch.arange(16), OWN, torch.Generator().manual_seed(0))
     assert torch.equal(pictures[:, 0, 0, 0], classes / 16)
     assert torch.equal(noise, sigma[classes])
     assert {4, 7, *range(10, 16)} < set(classes.tolist())

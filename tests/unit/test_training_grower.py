@@ -11,32 +11,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from tests.plain_avatars import plain_avatars
+from tests.small_grower import LARGER, RECIPE, small_grower, smaller_weights
 from training import grower as grower_module
-from training.enlarger import Enlarger
 from training.grower import Grower
 from training.growth import grow
 from training.network import SIGMA_MAX, build_unet
-from training.recipe import PRESETS, NetworkSettings, PhaseSettings, Recipe
-from training.state import save_weights
-
-LARGER = NetworkSettings(
-    16, (32, 32, 64), attention_at=(4,), layers_per_block=1, norm_num_groups=8, attention_head_dim=16
-)
-QUICK = PhaseSettings(1_600, 16, 2e-3, 5, 0.9, ahead=1)
-RECIPE: Recipe = replace(PRESETS["64-grown"], network=LARGER, grow=QUICK)
-
-
-def smaller_weights() -> dict[str, Tensor]:
-    torch.manual_seed(3)
-    smaller = build_unet(LARGER.halved())
-    torch.nn.init.normal_(smaller.conv_out.weight, std=0.1)
-    return dict(smaller.state_dict())
 
 
 def grower(folder: Path) -> Grower:
-    torch.manual_seed(0)
-    save_weights(folder / "enlarger.safetensors", dict(Enlarger().state_dict()), {})
-    trainer = Grower(RECIPE, plain_avatars(folder), folder, "cpu", False, False)
+    """That begins with the smaller network."""
+    trainer = small_grower(Grower, folder)
     trainer.start_from(smaller_weights())
     return trainer
 
@@ -61,7 +45,7 @@ def test_a_grown_network_begins_as_the_smaller_one() -> None:
 
 
 def test_a_network_of_other_widths_does_not_grow() -> None:
-    wider = build_unet(replace(LARGER, block_out_channels=(64, 64, 96)))
+    wider = build_unet(replace(LARGER, block_out_channels=(64, 64, 64, 96)))
     with pytest.raises(KeyError, match="does not fit"):
         grow(wider, smaller_weights())
 
@@ -75,8 +59,8 @@ def test_growth_moves_what_draws_and_towards_its_targets(tmp_path: Path) -> None
     moved = {name for name, value in trainer.unet.state_dict().items() if not torch.equal(value, before[name])}
     assert {name.split(".")[0] for name in moved} == {"up_blocks", "conv_norm_out", "conv_out"}
     blocks = {".".join(name.split(".")[:2]) for name in moved if "blocks" in name}
-    assert blocks == {"up_blocks.0", "up_blocks.1", "up_blocks.2"}
-    assert all(".upsamplers." in name for name in moved if name.startswith("up_blocks.0"))
+    assert blocks == {"up_blocks.1", "up_blocks.2", "up_blocks.3"}
+    assert all(".upsamplers." in name for name in moved if name.startswith("up_blocks.1"))
 
 
 def test_targets_are_avatars_under_little_noise_and_the_smaller_ones_redrawn_under_much(

@@ -1,0 +1,97 @@
+"""The end of growth: where it begins, what it aims at, what moves, and how hard its critic pulls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.small_grower import small_grower, smaller_weights
+from training import sharpener
+from training.grower import Grower
+from training.network import SIGMA_MAX
+from training.polisher import without_grain
+from training.sharpener import NEXT, OWN_FROM, Sharpener
+
+
+@pytest.fixture
+def trainer(tmp_path: Path) -> Sharpener:
+    """After a growth of no steps, whose smaller network it has."""
+    grown = small_grower(Grower, tmp_path)
+    grown.start_from(smaller_weights())
+    grown.save()
+    sharper = small_grower(Sharpener, tmp_path)
+    sharper.start_from(dict(grown.unet.state_dict()))
+    for mine, its in zip(sharper.before.parameters(), grown.before.parameters(), strict=True):
+        assert torch.equal(mine, its)
+    return sharper
+
+
+def test_it_begins_after_growth(tmp_path: Path) -> None:
+    sharper = small_grower(Sharpener, tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"grow\.state"):
+        sharper.start_from(dict(sharper.unet.state_dict()))
+
+
+def test_many_starts_are_what_the_step_before_made(trainer: Sharpener) -> None:
+    """Rows 0 to 7 of 16: its pictures with less noise than they came from; what is known of them has no grain."""
+    trainer.step()
+    assert trainer.own is not None
+    pictures, classes, earlier = trainer.own
+    x, sigma, labels, known = trainer.beginnings()
+    assert pictures.shape == (8, 3, 16, 16)
+    assert torch.equal(labels[:8], classes)
+    assert (sigma[:8] >= OWN_FROM).all()
+    assert (sigma[:8] <= (earlier * NEXT).clamp(min=OWN_FROM)).all()
+    assert (sigma[11:] == SIGMA_MAX).all()
+    noise = (x[:8] - pictures) / sigma[:8].view(-1, 1, 1, 1)
+    assert abs(float(noise.std()) - 1) < 0.1
+    assert torch.equal(known[:8], trainer.backgrounds.levelled(without_grain(pictures), classes))
+    assert len(known) == 11
+
+
+def test_it_moves_what_draws_from_one_level_further_in(trainer: Sharpener) -> None:
+    before = {name: value.clone() for name, value in trainer.unet.state_dict().items()}
+    trainer.step()
+    moved = {name for name, value in trainer.unet.state_dict().items() if not torch.equal(value, before[name])}
+    assert {name.split(".")[0] for name in moved} == {"up_blocks", "conv_norm_out", "conv_out"}
+    blocks = {".".join(name.split(".")[:2]) for name in moved if "blocks" in name}
+    assert blocks == {f"up_blocks.{level}" for level in range(4)}
+    assert all(".upsamplers." in name for name in moved if name.startswith("up_blocks.0"))
+
+
+def test_the_critic_pulls_so_many_times_as_hard_as_targets(trainer: Sharpener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A critic with the same wish for every value, on the same batch."""
+    monkeypatch.setattr(trainer.critic, "pull", lambda pictures, _: torch.ones_like(pictures))
+    estimate, source = trainer.denoise, trainer.generator.get_state()
+
+    def asked(pull: float) -> Tensor:
+        monkeypatch.setattr(sharpener, "PULL", pull)
+        trainer.generator.set_state(source)
+        trainer.own = None
+        made: list[Tensor] = []
+
+        def noting(x: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
+            made.append(estimate(x, sigma, labels))
+            return made[0]
+
+        monkeypatch.setattr(trainer, "denoise", noting)
+        return torch.autograd.grad(trainer.loss(), made[0])[0]
+
+    targets = asked(0.0)
+    by_critic = asked(3.0) - targets
+    assert float(by_critic.norm()) == pytest.approx(3 * float(targets.norm()), rel=1e-3)
+    torch.testing.assert_close(by_critic, by_critic[0, 0, 0, 0].expand_as(by_critic))
+
+
+def test_the_critic_is_a_part_of_the_state(trainer: Sharpener, tmp_path: Path) -> None:
+    """What goes on from a save has the same critic and pictures, and takes the same next step."""
+    trainer.step()
+    trainer.save()
+    other = small_grower(Sharpener, tmp_path)
+    assert other.resume()
+    assert float(other.step()) == float(trainer.step())
+    for mine, its in zip(other.critic.network.parameters(), trainer.critic.network.parameters(), strict=True):
+        assert torch.equal(mine, its)
