@@ -15,12 +15,11 @@ import time
 from pathlib import Path
 
 import torch
-from diffusers import UNet2DModel
 from torch import Tensor, nn
 from torch.nn import functional
 
 from training.data import Avatars
-from training.network import Denoiser, denoiser
+from training.network import Denoiser, denoiser, unet_of
 from training.polisher import distances
 from training.state import load_weights, save_weights
 
@@ -95,10 +94,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.manual_seed(0)
     generator = torch.Generator(args.device).manual_seed(0)
     data = Avatars(args.data, "train")
-    unet = UNet2DModel.from_pretrained(
-        args.smaller, subfolder="unet", torch_dtype=torch.float32, low_cpu_mem_usage=False
-    )
-    smaller = denoiser(unet.eval().to(args.device, memory_format=torch.channels_last), args.bf16)
+    smaller = denoiser(unet_of(args.smaller).eval().to(args.device, memory_format=torch.channels_last), args.bf16)
     made, avatars = made_by(smaller, data, args.made, generator)
     enlarger = Enlarger().to(args.device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(enlarger.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99))

@@ -18,10 +18,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import UNet2DModel
 
 from training.judge import Judge
-from training.network import Denoiser, build_unet, denoiser
+from training.network import Denoiser, build_unet, denoiser, unet_of
 from training.recipe import CLASSES, PRESETS
 from training.sampling import SCHEDULE, consistency_sample, heun_sample, second_steps, to_uint8
 from training.sheets import save_sheet
@@ -73,9 +72,7 @@ def search_second_step(
 
 def load_pipeline(folder: Path, device: str) -> tuple[Denoiser, int]:
     """The denoiser of a pipeline folder, float32, and its picture size."""
-    unet = UNet2DModel.from_pretrained(
-        folder, subfolder="unet", torch_dtype=torch.float32, low_cpu_mem_usage=False
-    ).eval()
+    unet = unet_of(folder).eval()
     size = int(unet.config["sample_size"])
     return denoiser(unet.to(device, memory_format=torch.channels_last)), size
 

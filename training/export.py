@@ -17,7 +17,7 @@ import torch
 from diffusers import CMStochasticIterativeScheduler, ConsistencyModelPipeline, UNet2DModel
 
 from service.engine.norm import cast
-from training.network import SIGMA_DATA, SIGMA_MAX, SIGMA_MIN, build_unet
+from training.network import SIGMA_DATA, SIGMA_MAX, SIGMA_MIN, build_unet, unet_of
 from training.recipe import CLASSES, PRESETS
 from training.state import load_weights
 
@@ -59,9 +59,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--shard", default="1GB", help="largest file of weights")
     args = parser.parse_args(argv)
     if args.pipeline:
-        unet = UNet2DModel.from_pretrained(
-            args.pipeline, subfolder="unet", torch_dtype=torch.float32, low_cpu_mem_usage=False
-        )
+        unet = unet_of(args.pipeline)
     elif args.weights and args.preset:
         unet = build_unet(PRESETS[args.preset].network)
         unet.load_state_dict(load_weights(args.weights))

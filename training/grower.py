@@ -19,7 +19,7 @@ from training.backgrounds import Backgrounds
 from training.data import Avatars
 from training.enlarger import Enlarger
 from training.finisher import finer, shown
-from training.growth import drawing_parts, grow
+from training.growth import grow, let_draw
 from training.network import build_unet, denoiser
 from training.polisher import Polisher, distances
 from training.recipe import Phase, Recipe
@@ -36,7 +36,7 @@ class Grower(Polisher):
     """
 
     kept_for: Phase = "grow"
-    levels: int = 2  # of the network that move
+    levels: int = 2  # on the way up, that move
 
     def __init__(self, recipe: Recipe, data: Avatars, run: Path, device: str, bf16: bool, compiled: bool) -> None:
         super().__init__(recipe, data, run, device, bf16, compiled)
@@ -45,10 +45,7 @@ class Grower(Polisher):
         self.estimate_before = denoiser(self.before, bf16, compiled)
         self.enlarger = Enlarger.load(run / "enlarger.safetensors", device)
         self.backgrounds = Backgrounds(data, device)
-        self.unet.requires_grad_(False)
-        for part in drawing_parts(self.unet, self.levels):
-            part.requires_grad_(True)
-        self.moving = [each for each in self.unet.parameters() if each.requires_grad]
+        self.moving = let_draw(self.unet, self.levels)
         self.optimizer = torch.optim.AdamW(self.moving, lr=self.phase.learning_rate, betas=(0.9, 0.99), weight_decay=0)
 
     def start_from(self, weights: dict[str, Tensor]) -> None:

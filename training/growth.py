@@ -37,13 +37,21 @@ def grow(larger: UNet2DModel, smaller: dict[str, Tensor]) -> None:
     nn.init.zeros_(enlarging.weight)[:, :, 1, 1] = torch.eye(len(enlarging.weight))
 
 
-def drawing_parts(larger: UNet2DModel, levels: int = 2) -> tuple[nn.Module, ...]:
-    """What draws the picture in a grown network: its last levels on the way up, what leads to them, what follows.
+def let_draw(larger: UNet2DModel, levels: int) -> list[nn.Parameter]:
+    """The weights of a grown network that draw the picture; all others want no gradients from now on.
 
-    (A convolution leads to them: the gradient of a normalisation whose input needs none crashes in PyTorch 2.13.)
+    They are the last levels on the way up, what leads to these, and what follows. The gradient of a normalisation whose
+    input wants none crashes in PyTorch 2.13, so where nothing leads to them the first normalisation does not move.
     """
-    *_, before = larger.up_blocks[:-levels]
-    return before.upsamplers, *larger.up_blocks[-levels:], larger.conv_norm_out, larger.conv_out
+    larger.requires_grad_(False)
+    before, drawing = larger.up_blocks[:-levels], larger.up_blocks[-levels:]
+    for part in (drawing, larger.conv_norm_out, larger.conv_out):
+        part.requires_grad_(True)
+    if len(before):
+        before[-1].upsamplers.requires_grad_(True)
+    else:
+        drawing[0].resnets[0].norm1.requires_grad_(False)
+    return [each for each in larger.parameters() if each.requires_grad]
 
 
 def _moved(name: str) -> str:

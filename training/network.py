@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from diffusers import UNet2DModel
@@ -38,6 +39,14 @@ def build_unet(settings: NetworkSettings, num_classes: int = len(CLASSES)) -> UN
     )
     torch.nn.init.zeros_(unet.conv_out.weight)  # the first estimate is c_skip x, as in EDM
     torch.nn.init.zeros_(unet.conv_out.bias)
+    return unet
+
+
+def unet_of(folder: Path) -> UNet2DModel:
+    """The network of a pipeline folder, in float32."""
+    unet: UNet2DModel = UNet2DModel.from_pretrained(
+        folder, subfolder="unet", torch_dtype=torch.float32, low_cpu_mem_usage=False
+    )
     return unet
 
 

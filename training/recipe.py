@@ -136,5 +136,5 @@ PRESETS["64-grown"] = replace(
     PRESETS["64"],
     network=NetworkSettings(64, (32, 32, 96, 192), attention_at=(8,)),
     grow=PhaseSettings(24_000, 16, 2e-3, 30, 0.995),
-    sharpen=PhaseSettings(36_000, 16, 5e-4, 30, 0.995, ahead=100),
+    sharpen=PhaseSettings(32_000, 16, 4e-4, 30, 0.995, ahead=100),
 )

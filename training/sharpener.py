@@ -4,7 +4,7 @@ A grown model is no better than what an enlarger makes of the smaller model's pi
 compares with avatars of the whole size (`training/picture_critic.py`). Starts are also the model's own pictures with
 new noise, as second steps have, and under little noise these are their own targets, without their grain.
 
-As in growth, only what draws moves, here from one level further in: hair is of that size.
+As in growth, what looks at the noise stays as it is; here all of the way up moves.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ OWN = 0.5  # share of starts that are the model's own pictures
 OWN_FROM, NEXT = 0.3, 1 / 3  # the least noise on those, and the most as a share of what each was made from
 ENLARGED = 3  # times, what the critic sees: four times took a CPU nearly twice as long
 HAZE = 0.05  # over that
-PULL = 3.0  # of the critic, in units of the targets'
+PULL = 6.0  # of the critic, in units of the targets'
 
 
 class Sharpener(Grower):
@@ -40,7 +40,7 @@ class Sharpener(Grower):
     """
 
     kept_for: Phase = "sharpen"
-    levels: int = 3
+    levels: int = 4
     own: Own | None = None
 
     def __init__(self, recipe: Recipe, data: Avatars, run: Path, device: str, bf16: bool, compiled: bool) -> None:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from diffusers import UNet2DModel
 
 from training.adversarial import AdversarialTuner
 from training.data import Avatars
@@ -25,6 +24,7 @@ from training.distiller import Distiller
 from training.finisher import Finisher
 from training.grower import Grower
 from training.losses import stage_of
+from training.network import unet_of
 from training.polisher import Polisher
 from training.recipe import PRESETS, Phase, PhaseSettings
 from training.sharpener import Sharpener
@@ -78,10 +78,7 @@ def train(trainer: Trainer, seconds: float, save_every: float, sheet_every: floa
 def starting_weights(args: argparse.Namespace) -> dict[str, torch.Tensor] | None:
     """Where a new phase begins: a pipeline folder, the average of the phase before, or nothing."""
     if args.init:
-        unet = UNet2DModel.from_pretrained(
-            args.init, subfolder="unet", torch_dtype=torch.float32, low_cpu_mem_usage=False
-        )
-        return dict(unet.state_dict())
+        return dict(unet_of(args.init).state_dict())
     if args.phase == "grow":
         raise SystemExit("growth begins with a finished model of half the side: --init FOLDER")
     order = GROWTH if args.phase in GROWTH else ORDER
