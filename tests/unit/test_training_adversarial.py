@@ -39,6 +39,7 @@ def test_targets_say_details_only_where_noise_is_low() -> None:
     assert cost(shuffled, low, 0.2) == pytest.approx(0.2 * cost(shuffled, low), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_second_steps_may_better_what_they_begin_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only own pictures count less, and only where there are any."""
     seen: list[torch.Tensor] = []

@@ -167,6 +167,7 @@ def test_the_critic_pulls_so_many_times_as_hard_as_targets(tmp_path: Path, monke
         assert float((asked(pull) - targets).norm()) == pytest.approx(pull * float(targets.norm()), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_critic_pulls_harder_on_second_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A critic with the same wish for every value: rows 0 to 8 of 16 are own pictures and feel it twice."""
     made: list[torch.Tensor] = []
@@ -195,6 +196,7 @@ def test_steps_drift_among_their_like() -> None:
     assert drifting(sigma, torch.empty(0)).tolist() == [NEITHER] * 5 + [FIRST]
 
 
+@pytest.mark.slow
 def test_drift_pulls_so_many_times_as_hard_as_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A drift of one size. Rows 0 to 8 of 16 are own pictures under much noise, rows 10 to 15 noise alone."""
     made: list[torch.Tensor] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from tests.grainy_polisher import grainy_polisher
@@ -54,6 +55,7 @@ def test_targets_are_avatars_and_the_picture_itself_under_little_noise(tmp_path:
     assert float(same.float().mean()) > 0.9
 
 
+@pytest.mark.slow
 def test_what_is_saved_lies_between_before_and_after(tmp_path: Path) -> None:
     trainer = grainy_polisher(Snapper, tmp_path)
     for _ in range(3):
@@ -65,6 +67,7 @@ def test_what_is_saved_lies_between_before_and_after(tmp_path: Path) -> None:
     torch.testing.assert_close(saved, before + WAY * (after - before))
 
 
+@pytest.mark.slow
 def test_the_model_learns_what_it_should_make(tmp_path: Path) -> None:
     """In forty steps the distance falls by a third, and what it makes of noise is nearer to some avatar."""
     trainer = grainy_polisher(Snapper, tmp_path)
