@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from training.data import Avatars
-from training.finisher import unit
+from training.finisher import NEXT, OWN_FROM, unit
 from training.grower import Grower
 from training.picture_critic import PictureCritic, short_memory
 from training.polisher import without_grain
@@ -26,8 +26,7 @@ from training.state import load_state
 from training.trainer import Trainer
 
 NOISED, NOISED_FROM = 0.7, 0.1  # share of starts that are pictures with noise, and the least noise of avatars
-OWN = 0.5  # share of starts that are the model's own pictures
-OWN_FROM, NEXT = 0.3, 1 / 3  # the least noise on those, and the most as a share of what each was made from
+OWN = 0.5  # share of starts that are the model's own pictures, with the noise that they have in the finish
 ENLARGED = 3  # times, what the critic sees: four times took a CPU nearly twice as long
 HAZE = 0.05  # over that
 PULL = 6.0  # of the critic, in units of the targets'

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from tests.small_grower import small_grower, smaller_weights
 from training import sharpener
+from training.finisher import NEXT, OWN_FROM
 from training.grower import Grower
 from training.network import SIGMA_MAX
 from training.polisher import without_grain
-from training.sharpener import NEXT, OWN_FROM, Sharpener
+from training.sharpener import Sharpener
 
 
 @pytest.fixture
