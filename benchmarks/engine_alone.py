@@ -19,7 +19,7 @@ from service.engine.process import NICENESS
 from service.engine.protocol import EngineConfig
 from service.engine.request import Sample
 from service.engine.runner import ModelRunner
-from service.engine.worker import prepare_runner, resolve
+from service.engine.worker import prepare_runner, resolve, settle
 from service.models.info import ModelInfo
 from service.models.places import load_infos
 
@@ -58,10 +58,10 @@ def main() -> None:
     args = parser.parse_args()
     os.nice(NICENESS)  # as the engine
     info = next(iter(load_infos(args.model).values()))
-    torch.set_num_threads(1)  # on a CPU the lanes have the cores
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as cache, torch.inference_mode():
         config = resolve(EngineConfig(args.device, args.dtype, cores, 64, 1.0, True, cache, args.compile))
+        settle(config)
         runner, status = prepare_runner(info, config)
         sizes = [each.size for each in status.batch_sizes]
         rates = {size: rate(info, runner, size, CALIBRATION) for size in sizes}

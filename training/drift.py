@@ -33,9 +33,10 @@ class Views(nn.Module):
 
     pooled: ClassVar[list[tuple[int, int]]] = [(0, 4), (1, 4), (2, 2), (2, 1), (3, 1), (4, 8)]  # what, to which side
 
-    def __init__(self, image_size: int, autocast: bool) -> None:
+    def __init__(self, times: int, autocast: bool) -> None:
+        """They are looked at `times` as large."""
         super().__init__()
-        self.maps = FeatureMaps(enlarged(image_size), autocast)
+        self.maps = FeatureMaps(times, autocast)
         channels = [*FeatureMaps.channels, 3]
         self.widths = [channels[what] * side**2 for what, side in self.pooled]
 
@@ -48,10 +49,18 @@ class Views(nn.Module):
 class Drift:
     """Of pictures that are made in `groups` ways, each compared with its own kind only."""
 
-    def __init__(self, data: Avatars, groups: int, generator: torch.Generator, device: str, bf16: bool) -> None:
-        """`groups` is how many ways there are."""
+    def __init__(
+        self,
+        data: Avatars,
+        groups: int,
+        generator: torch.Generator,
+        device: str,
+        bf16: bool,
+        times: int | None = None,
+    ) -> None:
+        """`groups` is how many ways there are; pictures are looked at `times` as large, or as `enlarged` says."""
         self.data, self.generator, self.device = data, generator, device
-        self.views = Views(data.image_size, bf16).to(device)
+        self.views = Views(times or enlarged(data.image_size), bf16).to(device)
         shape = (groups, len(CLASSES), KEPT)
         self.kept = [torch.zeros(*shape, width, device=device) for width in self.views.widths]
         self.counts = torch.zeros(shape[:2], dtype=torch.int64)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from service.engine.heap import keep_freed_memory
 from training.data import Avatars
 from training.network import Denoiser, denoiser, unet_of
 from training.polisher import distances
@@ -91,6 +92,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--bf16", action="store_true")
     args = parser.parse_args(argv)
+    keep_freed_memory()
     torch.manual_seed(0)
     generator = torch.Generator(args.device).manual_seed(0)
     data = Avatars(args.data, "train")

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from service.engine.heap import keep_freed_memory
 from training.judge import Judge
 from training.network import Denoiser, build_unet, denoiser, unet_of
 from training.recipe import CLASSES, PRESETS
@@ -169,6 +170,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     """Evaluates and writes the figures as JSON."""
     args = parser().parse_args(argv)
+    keep_freed_memory()
     result = evaluate(args)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(result, indent=2) + "\n")

@@ -18,6 +18,7 @@ from typing import Any, get_args
 
 import torch
 
+from service.engine.heap import keep_freed_memory
 from training.adversarial import AdversarialTuner
 from training.data import Avatars
 from training.distiller import Distiller
@@ -120,6 +121,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     """Runs one phase."""
     args = parser().parse_args(argv)
+    keep_freed_memory()
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)

@@ -10,7 +10,7 @@ import torch
 from service.engine.loop import EngineLoop
 from service.engine.protocol import EngineConfig, Failed, Finished, FromEngine
 from service.engine.request import ModelStatus, Sample, SampleResult
-from service.engine.worker import prepare_runner, resolve
+from service.engine.worker import prepare_runner, resolve, settle
 from service.errors import InferenceFailed
 from service.models.info import ModelInfo
 
@@ -20,8 +20,7 @@ class OfflineEngine:
 
     def __init__(self, info: ModelInfo, config: EngineConfig) -> None:
         config = resolve(config)
-        if torch.device(config.device).type == "cpu":
-            torch.set_num_threads(1)  # the lanes have the cores
+        settle(config)
         with torch.inference_mode():
             runner, self.status = prepare_runner(info, config)
         self._events: list[FromEngine] = []

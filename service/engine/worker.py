@@ -11,6 +11,7 @@ from service.engine.certification import certify
 from service.engine.cpu import CpuNetwork, rows_of_part
 from service.engine.cuda import CudaNetwork
 from service.engine.forward import build_forward
+from service.engine.heap import keep_freed_memory
 from service.engine.inbox import Inbox, InboxClosed
 from service.engine.loop import EngineLoop
 from service.engine.network import Network
@@ -31,8 +32,7 @@ def run_engine(
     client replaces the engine.
     """
     config = resolve(configure.config)
-    if torch.device(config.device).type == "cpu":
-        torch.set_num_threads(1)  # the lanes have the cores
+    settle(config)
     with torch.inference_mode():
         runners, statuses = [], []
         for info in configure.models:
@@ -67,6 +67,13 @@ def resolve(config: EngineConfig) -> EngineConfig:
     if dtype == "auto":
         dtype = "float32" if device == "cpu" else "bfloat16"
     return msgspec.structs.replace(config, device=device, dtype=dtype)
+
+
+def settle(config: EngineConfig) -> None:
+    """Settings of the whole process for a network on the CPU."""
+    if torch.device(config.device).type == "cpu":
+        torch.set_num_threads(1)  # the lanes have the cores
+        keep_freed_memory()
 
 
 def build_network(info: ModelInfo, config: EngineConfig) -> Network:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tests.small_grower import small_grower, smaller_weights
 from training import sharpener
-from training.finisher import NEXT, OWN_FROM
+from training.finisher import FIRST, LATER, NEITHER, NEXT, OWN_FROM, SECOND
 from training.grower import Grower
 from training.network import SIGMA_MAX
 from training.polisher import without_grain
@@ -63,15 +63,21 @@ def test_it_moves_the_way_up_and_nothing_before(trainer: Sharpener) -> None:
     assert not any(name.startswith("up_blocks.0.resnets.0.norm1") for name in moved)
 
 
-def test_the_critic_pulls_so_many_times_as_hard_as_targets(trainer: Sharpener, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A critic with the same wish for every value, on the same batch."""
-    monkeypatch.setattr(trainer.critic, "pull", lambda pictures, _: torch.ones_like(pictures))
-    estimate, source = trainer.denoise, trainer.generator.get_state()
+@pytest.mark.parametrize(("part", "setting"), [("critic", "PULL"), ("drift", "DRIFT")])
+def test_critic_and_drift_pull_so_many_times_as_hard_as_targets(
+    trainer: Sharpener, monkeypatch: pytest.MonkeyPatch, part: str, setting: str
+) -> None:
+    """One that pulls every value alike, on the same batch. Starts from own pictures drift apart from one-step ones."""
+    trainer.step()
+    trainer.step()
+    monkeypatch.setattr(getattr(trainer, part), "pull", lambda pictures, *_: torch.ones_like(pictures))
+    monkeypatch.setattr(trainer.critic if part == "drift" else trainer.drift, "pull", lambda x, *_: torch.zeros_like(x))
+    estimate, source, own = trainer.denoise, trainer.generator.get_state(), trainer.own
 
     def asked(pull: float) -> Tensor:
-        monkeypatch.setattr(sharpener, "PULL", pull)
+        monkeypatch.setattr(sharpener, setting, pull)
         trainer.generator.set_state(source)
-        trainer.own = None
+        trainer.own = own
         made: list[Tensor] = []
 
         def noting(x: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
@@ -82,12 +88,34 @@ def test_the_critic_pulls_so_many_times_as_hard_as_targets(trainer: Sharpener, m
         return torch.autograd.grad(trainer.loss(), made[0])[0]
 
     targets = asked(0.0)
-    by_critic = asked(4.0) - targets
-    assert float(by_critic.norm()) == pytest.approx(4 * float(targets.norm()), rel=1e-3)
-    torch.testing.assert_close(by_critic, by_critic[0, 0, 0, 0].expand_as(by_critic))
+    by_it = asked(4.0) - targets
+    assert float(by_it.norm()) == pytest.approx(4 * float(targets.norm()), rel=1e-3)
+    torch.testing.assert_close(by_it, by_it[0, 0, 0, 0].expand_as(by_it))
 
 
-def test_the_critic_is_a_part_of_the_state(trainer: Sharpener, tmp_path: Path) -> None:
+def test_steps_drift_among_their_like(trainer: Sharpener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows 0 to 7 of 16 are own pictures, 11 to 15 noise alone, which drift as first steps."""
+    groups: list[Tensor] = []
+
+    def noting(pictures: Tensor, _: Tensor, group: Tensor) -> Tensor:
+        groups.append(group)
+        return torch.zeros_like(pictures)
+
+    monkeypatch.setattr(trainer.drift, "pull", noting)
+    trainer.step()
+    assert trainer.own is not None
+    earlier = trainer.own[2]
+    monkeypatch.setattr(sharpener, "OWN_FROM", 2.0)
+    trainer.step()
+    assert groups[0].tolist() == [NEITHER] * 11 + [FIRST] * 5
+    second = groups[1]
+    assert second[8:].tolist() == groups[0][8:].tolist()
+    assert {FIRST, NEITHER}.isdisjoint(second[:8].tolist())
+    assert (earlier[second[:8] == SECOND] == SIGMA_MAX).all()
+    assert (earlier[second[:8] == LATER] < SIGMA_MAX).all()
+
+
+def test_critic_and_drift_are_a_part_of_the_state(trainer: Sharpener, tmp_path: Path) -> None:
     """What goes on from a save has the same critic and pictures, and takes the same next step."""
     trainer.step()
     trainer.save()
@@ -96,3 +124,4 @@ def test_the_critic_is_a_part_of_the_state(trainer: Sharpener, tmp_path: Path) -
     assert float(other.step()) == float(trainer.step())
     for mine, its in zip(other.critic.network.parameters(), trainer.critic.network.parameters(), strict=True):
         assert torch.equal(mine, its)
+    assert int(other.drift.counts.sum()) == int(trainer.drift.counts.sum()) > 0
