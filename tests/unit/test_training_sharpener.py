@@ -67,7 +67,7 @@ def test_it_moves_the_way_up_and_nothing_before(trainer: Sharpener) -> None:
 def test_critic_and_drift_pull_so_many_times_as_hard_as_targets(
     trainer: Sharpener, monkeypatch: pytest.MonkeyPatch, part: str, setting: str
 ) -> None:
-    """One that pulls every value alike, on the same batch. Starts from own pictures drift apart from one-step ones."""
+    """One that pulls every value alike, on the same batch; the other one not at all."""
     trainer.step()
     trainer.step()
     monkeypatch.setattr(getattr(trainer, part), "pull", lambda pictures, *_: torch.ones_like(pictures))
