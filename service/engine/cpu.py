@@ -17,7 +17,7 @@ from service.engine.network import keys
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-ROWS = (1, 2, 3, 4)  # of a part: more gain little and outgrow the caches
+ROWS = (1, 2, 3, 4, 6, 8)  # of a part: more gain little, and who comes later waits for them
 LARGE = 10**11  # parameters times pixels: from here on one row fills a core as well as several do
 RETRIED_EVERY = 64  # steps of one size: then the slower of two ways is timed again
 
@@ -25,7 +25,7 @@ RETRIED_EVERY = 64  # steps of one size: then the slower of two ways is timed ag
 class CpuNetwork:
     """A network on the CPU, as `service.diffusion.denoiser.Network`.
 
-    Parts of one to four rows run side by side, one thread each. When there are fewer rows than cores, a row may
+    Parts of one to eight rows run side by side, one thread each. When there are fewer rows than cores, a row may
     have a team of threads. Only admitted ways are used, so the choice among them is a matter of time alone.
     """
 

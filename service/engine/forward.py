@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from service.diffusion.transfer import upload
 from service.engine.blocks import quicken
 from service.engine.embedding import Key, Projections, separable
-from service.engine.norm import cast, replace_norms
+from service.engine.norm import Kernel, cast, norm_kernel, replace_norms
 from service.engine.packing import input_shapes, pack_convolutions
 from service.engine.protocol import EngineConfig
 from service.engine.unet import UNetBody
@@ -95,7 +95,8 @@ class ProjectedForward:
                 weight.data = weight.data.contiguous(memory_format=torch.channels_last)
         self.plan = "projected"
         if device.type == "cpu" and dtype in PACKED and torch.backends.mkldnn.enabled and has_units(dtype):
-            self._pack(info, self._packed, "packed")
+            kernel = norm_kernel(dtype)
+            self._pack(info, lambda shapes: self._packed(shapes, kernel), "packed, kernels" if kernel else "packed")
         elif norms is not None and not compiled:
             from service.engine.tile_layers import COMPILER_REFUSALS
 
@@ -114,9 +115,9 @@ class ProjectedForward:
         output: Tensor = self._body(rows, *prepared)
         return output.float().contiguous()
 
-    def _packed(self, shapes: Shapes) -> None:
+    def _packed(self, shapes: Shapes, kernel: Kernel | None) -> None:
         pack_convolutions(self._body, shapes)
-        replace_norms(self._body)
+        replace_norms(self._body, kernel)
         quicken(self._body, shapes)
 
     def _tiled(self, shapes: Shapes, norms: dict[nn.Module, nn.Module]) -> None:

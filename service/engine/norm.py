@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+log = logging.getLogger(__name__)
+
+Kernel = Callable[..., None]  # of `service.engine.cpu_kernels`
+
 
 class RowGroupNorm(nn.Module):
-    """`nn.GroupNorm` with an affine that may differ from row to row.
+    """`nn.GroupNorm` with an affine that may differ from row to row, by PyTorch's operators.
 
     PyTorch's own kernel for channels-last sums squares one after the other and takes the mean's square off, which
     costs a digit, and its bits depend on the number of threads. This one centres first, and computes in float32
@@ -25,29 +32,62 @@ class RowGroupNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """As `nn.GroupNorm`."""
-        return self.affine(x, self.weight, self.bias)
+        return self.normalised(x, silu=False)
 
     def activated(self, x: Tensor) -> Tensor:
         """SiLU of the above."""
-        return functional.silu(self(x), inplace=True)
+        return self.normalised(x, silu=True)
 
     def modulated(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        """SiLU of the above times `1 + scale` plus `shift`, both `[B, C, 1, 1]`."""
-        factor = scale + 1
-        bias = torch.addcmul(shift, factor, self.bias)
-        return functional.silu(self.affine(x, factor * self.weight, bias), inplace=True)
+        """SiLU of the above times `1 + scale` plus `shift`, both `[B, C, 1, 1]`, parts of one tensor."""
+        return self.normalised(x, silu=True, modulation=(scale, shift))
 
-    def affine(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """`x` `[B, C, H, W]` with zero mean and unit variance in each group, times `weight` plus `bias`.
-
-        `weight` and `bias` are float32 `[B or 1, C, 1, 1]`.
-        """
+    def normalised(self, x: Tensor, *, silu: bool, modulation: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Any of these for `x` `[B, C, H, W]`: all that another way to compute it has to replace."""
+        weight, bias = self.weight, self.bias
+        if modulation is not None:
+            scale, shift = modulation
+            factor = scale + 1
+            weight, bias = factor * weight, torch.addcmul(shift, factor, bias)
         dtype, x = x.dtype, x.float()
         mean = x.mean((2, 3)).view(self._grouped).mean(2, keepdim=True)
         centred = x - mean.expand(-1, -1, self._grouped[2]).reshape(self._flat)
         variance = (centred * centred).mean((2, 3)).view(self._grouped).mean(2, keepdim=True)
-        scale = variance.add_(self._eps).rsqrt_() * weight.view(self._grouped)
-        return torch.addcmul(bias, centred, scale.view(self._flat), out=centred).to(dtype)
+        spread = variance.add_(self._eps).rsqrt_() * weight.view(self._grouped)
+        output = torch.addcmul(bias, centred, spread.view(self._flat), out=centred).to(dtype)
+        return functional.silu(output, inplace=True) if silu else output
+
+
+class KernelGroupNorm(RowGroupNorm):
+    """The same by a kernel of `service.engine.cpu_kernels`."""
+
+    def __init__(self, norm: nn.GroupNorm, kernel: Kernel) -> None:
+        """`kernel` is one for the dtype of the input."""
+        super().__init__(norm)
+        self._kernel = kernel
+
+    def normalised(self, x: Tensor, *, silu: bool, modulation: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """As `RowGroupNorm`'s."""
+        rows, channels, height, width = x.shape
+        x = x.contiguous(memory_format=torch.channels_last)
+        output = torch.empty_like(x, memory_format=torch.channels_last)
+        scale, shift = modulation if modulation is not None else (self.weight, self.bias)
+        self._kernel(
+            *(each.data_ptr() for each in (x, output, self.weight, self.bias, scale, shift)),
+            *(rows, height * width, channels, self._grouped[1], scale.stride(0)),
+            *(self._eps, modulation is not None, silu),
+        )
+        return output
+
+
+def norm_kernel(dtype: torch.dtype) -> Kernel | None:
+    """The kernel for images of `dtype`, float32 or bfloat16; None where Numba is missing."""
+    try:
+        from service.engine.cpu_kernels import group_norm
+    except ImportError as error:
+        log.warning("group normalisation is slow here, for there is no Numba: %s", error)
+        return None
+    return group_norm(str(dtype).removeprefix("torch."))
 
 
 def cast(module: nn.Module, dtype: torch.dtype) -> None:
@@ -62,9 +102,9 @@ def cast(module: nn.Module, dtype: torch.dtype) -> None:
                 parameter.data = parameter.data.to(dtype)
 
 
-def replace_norms(body: nn.Module) -> None:
-    """Puts `RowGroupNorm` in place of every group normalisation of images in `body`."""
+def replace_norms(body: nn.Module, kernel: Kernel | None) -> None:
+    """Puts a norm of these in place of every group normalisation of images in `body`."""
     for parent in list(body.modules()):
         for name, child in parent.named_children():
             if type(child) is nn.GroupNorm and child.affine:
-                setattr(parent, name, RowGroupNorm(child))
+                setattr(parent, name, KernelGroupNorm(child, kernel) if kernel else RowGroupNorm(child))

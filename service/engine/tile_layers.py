@@ -53,21 +53,12 @@ class TileConv2d(FusedConv2d):
 
 
 class TileGroupNorm(RowGroupNorm):
-    """Group normalisation with what follows it, in float32 whatever the dtype of its input."""
+    """The same by kernels for a GPU."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """As `nn.GroupNorm`."""
-        return self._norm(x, silu=False)
-
-    def activated(self, x: Tensor) -> Tensor:
-        """SiLU of the above."""
-        return self._norm(x, silu=True)
-
-    def modulated(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        """SiLU of the above times `1 + scale` plus `shift`, both `[B, C, 1, 1]`, parts of one tensor."""
-        return self._norm(x, silu=True, modulation=(scale[:, :, 0, 0], shift[:, :, 0, 0]))
-
-    def _norm(self, x: Tensor, silu: bool, modulation: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    def normalised(self, x: Tensor, *, silu: bool, modulation: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """As `RowGroupNorm`'s."""
+        if modulation is not None:
+            modulation = (modulation[0][:, :, 0, 0], modulation[1][:, :, 0, 0])
         weight, bias = self.weight.view(-1), self.bias.view(-1)
         return group_norm(x, self._grouped[1], self._eps, weight, bias, silu, modulation)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from service.engine.certificates import Certificate
 from service.engine.certification import batch_sizes, certify
-from service.engine.cpu import CpuNetwork
+from service.engine.cpu import ROWS, CpuNetwork
 from service.engine.embedding import Key
 from service.engine.forward import Forward, build_forward
 from service.engine.lanes import Way
@@ -106,8 +106,8 @@ def exact(certificate: Certificate) -> set[Way]:
 
 def test_every_way_of_the_real_network_is_exact(info: ModelInfo, config: EngineConfig) -> None:
     certificate, sizes, _ = run(Wrapped, info, config)
-    assert exact(certificate) == {Way(1, 1), Way(2, 1), Way(3, 1), Way(4, 1), Way(1, 2)}
-    assert [size.size for size in sizes] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert exact(certificate) == {Way(1, 2), *(Way(rows, 1) for rows in ROWS)}
+    assert [size.size for size in sizes] == [1, 2, 3, 4, 5, 6, 7, 8, 12, 16]
 
 
 @pytest.mark.slow
@@ -131,7 +131,7 @@ def test_bad_times_and_untried_sizes_of_an_earlier_start_heal(info: ModelInfo, c
 def test_a_way_with_other_bits_is_refused(info: ModelInfo, config: EngineConfig, kind: type[Wrapped], way: Way) -> None:
     certificate, _, network = run(kind, info, config)
     assert way not in exact(certificate)
-    assert len(exact(certificate)) == 4
+    assert len(exact(certificate)) == len(ROWS)
     x, time, labels = torch.randn(6, 3, 8, 8), torch.full((6,), 900.0), torch.arange(6)
     with torch.inference_mode():
         together = network(x, time, labels)
@@ -148,7 +148,7 @@ def test_where_neighbours_matter_rows_run_alone(info: ModelInfo, config: EngineC
 def test_without_invariance_every_way_is_used(info: ModelInfo, config: EngineConfig) -> None:
     every = msgspec.structs.replace(config, batch_invariant=False)
     _, sizes, _ = run(OtherKernelForThree, info, every)
-    assert [size.size for size in sizes] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert [size.size for size in sizes] == [1, 2, 3, 4, 5, 6, 7, 8, 12, 16]
 
 
 class Undetermined(Wrapped):
@@ -164,7 +164,7 @@ def test_a_device_that_repeats_nothing_is_refused_unless_invariance_is_off(
     with pytest.raises(FatalModelError, match="batch_invariant"):
         run(Undetermined, info, config)
     _, sizes, _ = run(Undetermined, info, msgspec.structs.replace(config, batch_invariant=False))
-    assert sizes[-1].size == 8
+    assert sizes[-1].size == 16
 
 
 @pytest.mark.parametrize(("kind", "way"), [(OtherKernelForThree, Way(3, 1)), (OtherKernelForTeams, Way(1, 2))])
@@ -174,7 +174,7 @@ def test_a_certificate_that_does_not_hold_is_made_anew(
     run(Wrapped, info, config)
     certificate, _, _ = run(kind, info, config)
     assert "does not hold any more" in caplog.text
-    assert exact(certificate) == {Way(1, 1), Way(2, 1), Way(3, 1), Way(4, 1), Way(1, 2)} - {way}
+    assert exact(certificate) == {Way(1, 2), *(Way(rows, 1) for rows in ROWS)} - {way}
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from service.engine.blocks import QuickAttention, QuickResnet
 from service.engine.cpu import CpuNetwork
 from service.engine.embedding import Key, Projections, separable
 from service.engine.forward import PlainForward, ProjectedForward, build_forward, has_units
-from service.engine.norm import RowGroupNorm
+from service.engine.norm import KernelGroupNorm, RowGroupNorm, norm_kernel
 from service.engine.protocol import EngineConfig
 from service.models.folder import load_info
 from service.models.info import ModelInfo
@@ -53,7 +53,7 @@ def test_quick_form_is_as_exact_as_diffusers(tmp_path: Path, layout: Layout, sam
     quick = build_forward(load_unet(info), info, CPU, torch.float32)
     stock = PlainForward(load_unet(info), CPU, torch.float32)
     off, usual = (float((form.run(x, form.prepare(keys_of(info))) - exact).abs().max()) for form in (quick, stock))
-    assert quick.plan == "projected, packed"
+    assert quick.plan == "projected, packed, kernels"
     assert off <= 2 * usual
 
 
@@ -106,7 +106,7 @@ def test_what_cannot_be_compiled_runs_as_it_would_without(tmp_path: Path, caplog
 def test_packing_that_changes_the_output_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A form that is off falls back, and the network then computes the same as before."""
     info = made(tmp_path / "m", "plain")
-    monkeypatch.setattr(RowGroupNorm, "forward", lambda self, x: x)
+    monkeypatch.setattr(RowGroupNorm, "activated", lambda self, x: x)
     form = ProjectedForward(load_unet(info), info, CPU, torch.float32)
     x = torch.randn(4, *info.latent_shape, generator=torch.Generator().manual_seed(1))
     assert form.plan == "projected"
@@ -139,7 +139,7 @@ def test_bfloat16_keeps_the_time_in_float32(tmp_path: Path) -> None:
 def test_bfloat16_is_packed_where_the_cpu_has_units_for_it(tmp_path: Path) -> None:
     info = made(tmp_path / "m", "imagenet_like")
     exact, half = (ProjectedForward(load_unet(info), info, CPU, dtype) for dtype in (torch.float32, torch.bfloat16))
-    assert half.plan == ("projected, packed" if has_units(torch.bfloat16) else "projected")
+    assert half.plan == ("projected, packed, kernels" if has_units(torch.bfloat16) else "projected")
     x = torch.randn((2, *info.latent_shape), generator=torch.Generator().manual_seed(1))
     keys: list[Key] = [(1095.5, 3), (-1553.0, 4)]
     expected = exact.run(x, exact.prepare(keys))
@@ -182,9 +182,13 @@ def test_projections_stay_bounded_and_are_computed_again(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("groups", [1, 2, 8])
-def test_group_norm_far_from_zero_is_as_exact_as_two_passes_can_be(groups: int) -> None:
+@pytest.mark.parametrize("by_kernel", [False, True])
+def test_group_norm_far_from_zero_is_as_exact_as_two_passes_can_be(groups: int, by_kernel: bool) -> None:
     norm = nn.GroupNorm(groups, 8, eps=1e-5).requires_grad_(False)
     x = torch.randn(3, 8, 16, 16, generator=torch.Generator().manual_seed(0)) + 30
     x = x.contiguous(memory_format=torch.channels_last)
     exact = copy.deepcopy(norm).double()(x.double())
-    assert torch.allclose(RowGroupNorm(norm)(x).double(), exact, atol=2e-5, rtol=0)
+    kernel = norm_kernel(torch.float32)
+    ours = KernelGroupNorm(norm, kernel) if by_kernel and kernel else RowGroupNorm(norm)
+    assert isinstance(ours, KernelGroupNorm) is by_kernel
+    assert torch.allclose(ours(x).double(), exact, atol=2e-5, rtol=0)
