@@ -28,7 +28,8 @@ def test_loaded_network_is_diffusers_own(tmp_path: Path, layout: Layout) -> None
 
     folder = tiny_model(tmp_path / "m", layout)
     unet = load_unet(load_info(folder, "m"))
-    reference = ConsistencyModelPipeline.from_pretrained(folder).unet
+    # torch.matmul goes other ways for weights that want gradients, which are other bits on some processors
+    reference = ConsistencyModelPipeline.from_pretrained(folder).unet.requires_grad_(False)
     mine = unet.state_dict()
     assert all(torch.equal(weight, mine[name]) for name, weight in reference.state_dict().items())
     x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
