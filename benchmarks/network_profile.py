@@ -23,6 +23,7 @@ from service.engine.blocks import QuickAttention
 from service.engine.cpu import ROWS, rows_of_part, team_size
 from service.engine.embedding import Key
 from service.engine.forward import Forward, build_forward
+from service.engine.heap import keep_freed_memory
 from service.engine.lanes import Lanes
 from service.engine.norm import KernelGroupNorm
 from service.engine.protocol import EngineConfig, Finished, Submit, decode_from_engine, decode_to_engine, frame
@@ -150,6 +151,7 @@ def network_profile(info: ModelInfo, dtype: str, cores: int, seconds: float) -> 
     """`single` and `full`: milliseconds of a forward by kind, of one row as quick as it goes and of all lanes with
     their largest parts; with the peak of matrix products on the same threads."""
     install_scopes()
+    keep_freed_memory()  # as the engine does
     kind = getattr(torch, dtype)
     unet = load_unet(info, torch.device("cpu"))
     parameters = sum(weight.numel() for weight in unet.parameters())
