@@ -100,7 +100,7 @@ def test_pictures_too_much_alike_become_less_so(avatars: Avatars, monkeypatch: p
         return float(pictures.mean((2, 3)).std(0).mean())
 
     before = spread()
-    for _ in range(12):
+    for _ in range(24):  # slowly at first: 1.4 to 1.8 times after twelve
         pull = found.pull(pictures, labels, group)
         pictures = (pictures - 0.05 * pull / pull.abs().mean((1, 2, 3), keepdim=True).clamp(min=1e-9)).clamp(-1, 1)
-    assert spread() > 1.5 * before
+    assert spread() > 2 * before
