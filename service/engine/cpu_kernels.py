@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pickle import PickleError
 from typing import Any
 
@@ -109,6 +109,7 @@ def _normalise(
     kind, load, store,
     x, y, weight, bias, scale, shift, rows, pixels, channels, groups, stride, eps, modulated, silu,
 ):  # fmt: skip
+    """As `group_norm` tells, for images of `kind`, whose values `load` turns into float32 and `store` back."""
     together = 1
     while together * channels < ENOUGH and pixels % (2 * together) == 0:
         together *= 2
@@ -197,11 +198,12 @@ def group_norm(dtype: str) -> Callable[..., None]:
     hold the interpreter's lock.
     """
     function = {"float32": _float32, "bfloat16": _bfloat16}[dtype]
+    compiling = partial(cfunc, SIGNATURE, fastmath={"contract"}, error_model="numpy")
     compiled: Any
     try:
-        compiled = cfunc(SIGNATURE, fastmath={"contract"}, error_model="numpy", cache=True)(function)
+        compiled = compiling(cache=True)(function)
     except (OSError, RuntimeError, EOFError, PickleError) as error:  # nowhere to keep it, or nothing that can be used
         log.warning("compiling a kernel anew, as every start will: %s", error)
-        compiled = cfunc(SIGNATURE, fastmath={"contract"}, error_model="numpy")(function)
+        compiled = compiling()(function)
     call: Callable[..., None] = compiled.ctypes
     return call
