@@ -156,11 +156,12 @@ def one_second(run: dict[str, Any], network: dict[str, Any], stages: Stages, cor
     peak = network["full"]["peak_gflops"]
     gflop = {kind: each["rows"] * value for kind, value in network["gflop_per_image_step"].items()}
     least = 1e3 * sum(gflop.values()) / peak
-    in_steps = 1e3 * each["step_seconds"]
+    in_steps = 1e3 * each["step_seconds"] / cores  # a lane's
     network_ms = each["rows"] / network["full"]["rows"] * network["full"]["ms"]
     engine = [
-        Line("in steps", in_steps, least, f"{each['steps']:.1f} steps of {each['rows'] / max(each['steps'], 1e-9):.1f} "
-             f"rows, {100 * each['padding'] / max(each['rows'] + each['padding'], 1e-9):.0f} % padding"),
+        Line("in steps, mean of the lanes", in_steps, least,
+             f"{each['steps']:.1f} steps of {each['rows'] / max(each['steps'], 1e-9):.1f} rows, "
+             f"{100 * each['padding'] / max(each['rows'] + each['padding'], 1e-9):.0f} % padding"),
         *forward_lines(network, "full", each["rows"] / network["full"]["rows"]),
         Line("  ~ noise, sampling, padding, other load", in_steps - network_ms),
         Line("between steps", 1e3 - in_steps, note="schedule, hand out, or nothing to do"),

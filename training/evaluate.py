@@ -18,12 +18,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import UNet2DModel
 
 from service.engine.heap import keep_freed_memory
 from training.judge import Judge
-from training.network import Denoiser, build_unet, denoiser, unet_of
+from training.network import Denoiser, build_unet, denoiser, denoiser_of, unet_of
 from training.recipe import CLASSES, PRESETS
 from training.sampling import SCHEDULE, consistency_sample, heun_sample, second_steps, to_uint8
+from training.served import ServedNetwork
 from training.sheets import save_sheet
 from training.state import load_weights
 
@@ -71,18 +73,24 @@ def search_second_step(
     return found
 
 
-def load_pipeline(folder: Path, device: str) -> tuple[Denoiser, int]:
-    """The denoiser of a pipeline folder, float32, and its picture size."""
-    unet = unet_of(folder).eval()
-    size = int(unet.config["sample_size"])
-    return denoiser(unet.to(device, memory_format=torch.channels_last)), size
+def denoiser_on(device: str, unet: UNet2DModel, dtype: torch.dtype | None) -> Denoiser:
+    """The network's denoiser, float32; with a `dtype`, run in it as the service does on a CPU."""
+    if dtype is not None:
+        return denoiser_of(ServedNetwork(unet, dtype))
+    return denoiser(unet.eval().to(device, memory_format=torch.channels_last))
 
 
-def load_teacher(path: Path, preset: str, device: str) -> Denoiser:
+def load_pipeline(folder: Path, device: str, dtype: torch.dtype | None) -> tuple[Denoiser, int]:
+    """The denoiser of a pipeline folder, and its picture size."""
+    unet = unet_of(folder)
+    return denoiser_on(device, unet, dtype), int(unet.config["sample_size"])
+
+
+def load_teacher(path: Path, preset: str, device: str, dtype: torch.dtype | None) -> Denoiser:
     """The pre-trained diffusion model of a run."""
     unet = build_unet(PRESETS[preset].network)
     unet.load_state_dict(load_weights(path))
-    return denoiser(unet.eval().to(device, memory_format=torch.channels_last))
+    return denoiser_on(device, unet, dtype)
 
 
 def load_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
@@ -100,11 +108,13 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """All figures that the arguments ask for."""
     began = time.monotonic()
     labels = even_labels(args.n)
+    dtype = getattr(torch, args.served) if args.served else None
     judge = Judge(args.data, args.n, args.cache, args.device, args.epochs)
     result: dict[str, Any] = {
         "n": args.n,
         "metric": "FD-EfficientNetLite0",
         "first_seed": FIRST_SEED,
+        "network": f"as served on a CPU, {args.served}" if args.served else "float32",
         "real": judge.floor(),
         "rows": {},
     }
@@ -118,7 +128,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         images, row_labels = load_npz(path)
         add(path.stem, images, row_labels)
     if args.pipeline:
-        denoise, size = load_pipeline(args.pipeline, args.device)
+        denoise, size = load_pipeline(args.pipeline, args.device, dtype)
         runs = {f"{k} step{'s' * (k > 1)}": SCHEDULE.evenly_spaced(k) for k in args.steps}
         if args.search:
             few = even_labels(args.search)
@@ -131,7 +141,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
             add(name, images, labels)
             groups.append(columns_of(images, args.per_class))
     if args.teacher:
-        denoise, size = load_teacher(args.teacher, args.preset, args.device), judge.train.image_size
+        denoise, size = load_teacher(args.teacher, args.preset, args.device, dtype), judge.train.image_size
 
         def heun(rows: torch.Tensor, seeds: range) -> torch.Tensor:
             return heun_sample(denoise, rows, seeds, size)
@@ -163,6 +173,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--per-class", type=int, default=4)
     result.add_argument("--zoom", type=int, default=2)
     result.add_argument("--batch", type=int, default=100)
+    result.add_argument(
+        "--served", choices=("float32", "bfloat16"), help="run networks in this type as the service does on a CPU"
+    )
     result.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return result
 

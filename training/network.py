@@ -67,7 +67,11 @@ def denoiser(unet: torch.nn.Module, autocast: bool = False, compiled: bool = Fal
 
     Batches of `rows` are replayed from a graph on a GPU.
     """
-    network = Replayed(Network(torch.compile(unet) if compiled else unet, autocast), rows)
+    return denoiser_of(Replayed(Network(torch.compile(unet) if compiled else unet, autocast), rows))
+
+
+def denoiser_of(network: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Denoiser:
+    """The denoiser around a network `(x, network time [B], class_labels) -> output`."""
 
     def denoise(x: Tensor, sigma: Tensor, class_labels: Tensor) -> Tensor:
         c_skip, c_out, c_in = (c.view(-1, 1, 1, 1) for c in boundary_scalings(sigma))

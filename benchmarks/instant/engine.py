@@ -55,7 +55,7 @@ def serve(channel: Channel, submit: Submit, made: dict[str, list[bytes]]) -> Non
     ids, now = tuple(sample.id for sample in submit.samples), time.monotonic()
     for _ in submit.samples[0].sigmas:
         channel.send(StepStarted(name, ids, SECONDS))
-        channel.send(StepEnded(name, ids, len(ids), SECONDS))
+        channel.send(StepEnded(name, ids, len(ids), SECONDS, len(ids)))
     for sample in submit.samples:
         pixels = made[name][sample.seed % len(made[name])]
         channel.send(Finished(sample.id, SampleResult(pixels, now, now)))

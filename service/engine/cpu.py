@@ -1,9 +1,11 @@
-"""Runs a network on the CPU: a batch is cut into parts of a few rows that run side by side on the cores."""
+"""Runs a network on the CPU: forwards of a few rows side by side on the cores, each on one of them."""
 
 from __future__ import annotations
 
+import threading
 import time as clock
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from functools import partial
 from typing import TypeVar
 
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor
 
 from service.engine.forward import Forward
-from service.engine.lanes import Lanes, Way, filled, split
+from service.engine.lanes import Lanes, Place, Way, filled, split
 from service.engine.network import keys
 
 Item = TypeVar("Item")
@@ -19,17 +21,16 @@ Result = TypeVar("Result")
 
 ROWS = (1, 2, 3, 4, 6, 8)  # of a part: more gain little, and who comes later waits for them
 LARGE = 10**11  # parameters times pixels: from here on one row fills a core as well as several do
-RETRIED_EVERY = 64  # steps of one size: then the slower of two ways is timed again
+RETRIED_EVERY = 64  # forwards that could have a team: then the slower of two ways is timed again
 
 
 class CpuNetwork:
     """A network on the CPU, as `service.diffusion.denoiser.Network`.
 
-    Parts of one to eight rows run side by side, one thread each. When there are fewer rows than cores, a row may
-    have a team of threads. Only admitted ways are used, so the choice among them is a matter of time alone.
+    Parts of one to eight rows run side by side, one thread each: those of one call, and whatever else was started.
+    When there are fewer rows than free cores, a row may have a team of threads. Only admitted ways are used, so the
+    choice among them is a matter of time alone.
     """
-
-    overlaps = False
 
     def __init__(self, forward: Forward, threads: int, rows: Sequence[int] = ROWS) -> None:
         """`rows` are those that a part may have, ascending from 1."""
@@ -38,8 +39,14 @@ class CpuNetwork:
         self._forward = forward
         self._rows = tuple(rows)
         self._lanes = Lanes(threads)
+        self._started = threading.local()  # in a lane: how many of them its work takes
         self._teams = TeamChoice()
         self._admitted: frozenset[Way] = frozenset(self.candidates)
+
+    @property
+    def lanes(self) -> int:
+        """The cores."""
+        return self._lanes.count
 
     @property
     def anchors(self) -> tuple[Way, ...]:
@@ -68,15 +75,40 @@ class CpuNetwork:
         parts = split(rows, self._lanes.count, allowed)
         return sum(next(size for size in allowed if size >= stop - start) for start, stop in parts)
 
+    def place(self, ready: int, free: int) -> Place | None:
+        """What a row gets that is alone, or one of few, while `free` lanes wait; None when there is a row for each."""
+        team = team_size(ready, free)
+        if team == 1 or Way(1, team) not in self._admitted:
+            return None
+        return Place(1, self._teams.choose(team), team)
+
+    def start(self, work: Callable[[], Result], place: Place) -> Future[Result]:
+        """`work` in a lane; this network's calls in it have the threads of their `place`."""
+
+        def started() -> Result:
+            self._started.lanes = place.lanes
+            return work()
+
+        return self._lanes.start(started, 1)
+
+    def observe(self, place: Place, seconds: float) -> None:
+        """How long work in a place took."""
+        if place.team > 1:
+            self._teams.observe(place.team, place.lanes, seconds)
+
     def __call__(self, x: Tensor, time: Tensor, class_labels: Tensor | None, /) -> Tensor:
-        """Model output `[B, C, H, W]` float32 for rows `x` at network times `time` `[B]`."""
-        team = Way(1, team_size(len(x), self._lanes.count))
-        if team.threads == 1 or team not in self._admitted:
+        """Model output `[B, C, H, W]` float32 for rows `x` at network times `time` `[B]`.
+
+        Takes every lane, or if called by work in a lane, what that was given.
+        """
+        if self._lanes.inside:
+            return self._run_here(x, time, class_labels, self._started.lanes)
+        place = self.place(len(x), self._lanes.count)
+        if place is None:
             return self._run(x, time, class_labels, 1)
-        threads = self._teams.choose(len(x), team.threads)
         began = clock.perf_counter()
-        output = self._run(x, time, class_labels, threads)
-        self._teams.observe(len(x), threads, clock.perf_counter() - began)
+        output = self._run(x, time, class_labels, place.lanes)
+        self.observe(place, clock.perf_counter() - began)
         return output
 
     def run_as(self, way: Way, x: Tensor, time: Tensor, class_labels: Tensor | None) -> Tensor:
@@ -117,14 +149,24 @@ class CpuNetwork:
         allowed: Sequence[int],
         threads: int,
     ) -> Tensor:
-        prepared = self._forward.prepare(keys(time, class_labels))
+        inputs = (x, *self._forward.prepare(keys(time, class_labels)))
+        parts = [partial(self._part, inputs, *bound, allowed) for bound in bounds]
+        return torch.cat(self._lanes.run(parts, threads))
 
-        def part(start: int, stop: int) -> Tensor:
-            rows = next(size for size in allowed if size >= stop - start)
-            inputs = tuple(filled(each, start, stop, rows) for each in (x, *prepared))
-            return self._forward.run(inputs[0], inputs[1:])[: stop - start]
+    def _run_here(self, x: Tensor, time: Tensor, class_labels: Tensor | None, threads: int) -> Tensor:
+        """One part after the other in the lane that asks; only the network has a team."""
+        allowed = self._allowed(threads)
+        inputs = (x, *self._forward.prepare(keys(time, class_labels)))
+        self._lanes.use(threads)
+        try:
+            return torch.cat([self._part(inputs, *bound, allowed) for bound in split(len(x), 1, allowed)])
+        finally:
+            self._lanes.use(1)
 
-        return torch.cat(self._lanes.run([partial(part, *bound) for bound in bounds], threads))
+    def _part(self, inputs: tuple[Tensor, ...], start: int, stop: int, allowed: Sequence[int]) -> Tensor:
+        rows = next(size for size in allowed if size >= stop - start)
+        part = tuple(filled(each, start, stop, rows) for each in inputs)
+        return self._forward.run(part[0], part[1:])[: stop - start]
 
 
 def rows_of_part(parameters: int, pixels: int) -> tuple[int, ...]:
@@ -148,16 +190,16 @@ class TeamChoice:
         self._seconds: dict[tuple[int, int], float] = {}
         self._calls: dict[int, int] = {}
 
-    def choose(self, rows: int, team: int) -> int:
-        """Threads for each of `rows` forwards: `team` or 1."""
-        self._calls[rows] = self._calls.get(rows, 0) + 1
-        untried = [threads for threads in (team, 1) if (rows, threads) not in self._seconds]
+    def choose(self, team: int) -> int:
+        """Threads for a row that could have `team`: so many, or 1."""
+        self._calls[team] = self._calls.get(team, 0) + 1
+        untried = [threads for threads in (team, 1) if (team, threads) not in self._seconds]
         if untried:
             return untried[0]
-        quicker, slower = sorted((team, 1), key=lambda threads: self._seconds[rows, threads])
-        return slower if self._calls[rows] % RETRIED_EVERY == 0 else quicker
+        quicker, slower = sorted((team, 1), key=lambda threads: self._seconds[team, threads])
+        return slower if self._calls[team] % RETRIED_EVERY == 0 else quicker
 
-    def observe(self, rows: int, threads: int, seconds: float) -> None:
+    def observe(self, team: int, threads: int, seconds: float) -> None:
         """Notes a time; later ones count for more."""
-        before = self._seconds.get((rows, threads), seconds)
-        self._seconds[rows, threads] = 0.7 * before + 0.3 * seconds
+        before = self._seconds.get((team, threads), seconds)
+        self._seconds[team, threads] = 0.7 * before + 0.3 * seconds

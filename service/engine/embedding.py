@@ -8,6 +8,7 @@ into 1096.
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -74,18 +75,20 @@ class Projections:
             start += width
         self._most = max(LEAST_KEPT, KEPT_BYTES // (4 * start))
         self._kept: OrderedDict[Key, Tensor] = OrderedDict()
+        self._changing = threading.Lock()  # lanes ask side by side
 
     def rows(self, keys: Sequence[Key]) -> Tensor:
         """Projections `[len(keys), width of all blocks]`, float32. What was not asked for longest is forgotten."""
-        new = [key for key in dict.fromkeys(keys) if key not in self._kept]
-        for start in range(0, len(new), ROWS):
-            self._compute(new[start : start + ROWS])
-        rows = torch.stack([self._kept[key] for key in keys])
-        for key in keys:
-            self._kept.move_to_end(key)
-        while len(self._kept) > self._most:
-            self._kept.popitem(last=False)
-        return rows
+        with self._changing:
+            new = [key for key in dict.fromkeys(keys) if key not in self._kept]
+            for start in range(0, len(new), ROWS):
+                self._compute(new[start : start + ROWS])
+            rows = [self._kept[key] for key in keys]
+            for key in keys:
+                self._kept.move_to_end(key)
+            while len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+        return torch.stack(rows)
 
     def _compute(self, keys: Sequence[Key]) -> None:
         rows = [*keys, *[keys[0]] * (ROWS - len(keys))]

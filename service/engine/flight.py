@@ -1,15 +1,17 @@
-"""Steps that a device was asked for and that are not known to be over, and when to ask for the next one."""
+"""Steps that were asked for and that are not known to be over, and when to ask for the next one."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 
 from torch import Tensor
 
 from service.engine.collecting import Collected
-from service.engine.request import Pixels, SizeTime
+from service.engine.lanes import Place
+from service.engine.request import Pixels
 from service.engine.runner import ModelRunner, Row
 
 Announce = Callable[[bytes | None, float], None]  # an image's bytes, None if it is not finite; when its step ended
@@ -21,12 +23,42 @@ SPARE = 1e-3  # seconds that a launch may take longer than those
 class Flight:
     """One step of some rows, with the images that leave the device after it."""
 
-    def __init__(self, runner: ModelRunner, rows: Sequence[Row], size: SizeTime, asked: float) -> None:
-        """All of the step is queued by now; `asked` is when that began, of the monotonic clock."""
-        self.runner, self.rows, self.size = runner, rows, size
-        self.over = runner.mark()  # waits for it
-        self._asked = asked
+    def __init__(self, runner: ModelRunner, rows: Sequence[Row], place: Place, size: int, seconds: float) -> None:
+        """`size` is of the forward, padding included, and `seconds` is how long that is thought to take."""
+        self.runner, self.rows, self.place, self.size, self.seconds = runner, rows, place, size, seconds
+        self._asked = time.monotonic()
         self._leaving: list[tuple[Collected, Sequence[Announce]]] = []
+        self._work: Future[float] | None = None
+
+    wait: Callable[[], float]
+    """Waits until it is over; when that was, of the monotonic clock. Raises what it raised in a lane."""
+
+    def queue(self, work: Callable[[], None]) -> None:
+        """Asks the device for it."""
+        work()
+        over = self.runner.mark()
+
+        def wait() -> float:
+            over()
+            return time.monotonic()
+
+        self.wait = wait
+
+    def start(self, work: Callable[[], None], bell: Callable[[], None]) -> None:
+        """Has lanes do it, and rings the bell when they have."""
+
+        def timed() -> float:
+            work()
+            return time.monotonic()
+
+        self._work = self.runner.network.start(timed, self.place)
+        self._work.add_done_callback(lambda _: bell())
+        self.wait = self._work.result
+
+    @property
+    def landed(self) -> bool:
+        """Whether lanes have done it."""
+        return self._work is not None and self._work.done()
 
     @property
     def isolated(self) -> bool:
@@ -34,8 +66,8 @@ class Flight:
         return self.rows[0].sample.isolated
 
     def began(self, ended: float) -> float:
-        """When the device began it, if the step before was over at `ended`."""
-        return max(self._asked, ended)
+        """When it began; a device that queues steps had ended the one before at `ended`."""
+        return max(self._asked, ended) if self._work is None else self._asked
 
     def collect(self, images: Sequence[Tensor], kinds: Sequence[Pixels], announce: Sequence[Announce]) -> None:
         """Starts to take images `[C, H, W]` in [-1, 1] off the device, each to be announced when it is over."""

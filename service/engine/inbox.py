@@ -16,6 +16,7 @@ class Inbox:
     """Messages from the client, put by one thread and taken by the engine's."""
 
     def __init__(self) -> None:
+        self.bell = threading.Event()  # set whenever something comes
         self._messages: deque[ToEngine] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -25,12 +26,14 @@ class Inbox:
         with self._changed:
             self._messages.append(message)
             self._changed.notify()
+        self.bell.set()
 
     def close(self) -> None:
         """Makes the next `take` raise."""
         with self._changed:
             self._closed = True
             self._changed.notify()
+        self.bell.set()
 
     def take(self, *, wait: bool) -> list[ToEngine]:
         """All messages so far, at least one if told to wait. Raises `InboxClosed`."""

@@ -1,15 +1,15 @@
-"""Parts of a batch run side by side on the cores.
+"""Forwards of a few rows run side by side on the cores.
 
 A team of threads inside one forward waits for its slowest member at every layer; whole forwards of a few rows
-side by side wait for each other once. Their row count never exceeds a few, so what a row's kernels see hardly
-depends on the size of the batch.
+side by side need not wait for each other at all. Their row count never exceeds a few, so what a row's kernels see
+hardly depends on how many rows there are in all.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
@@ -17,6 +17,14 @@ import torch
 from torch import Tensor
 
 Result = TypeVar("Result")
+
+
+class Place(NamedTuple):
+    """What the next forward gets."""
+
+    rows: int  # at most
+    lanes: int = 1  # that it takes: a row alone may have several cores
+    team: int = 1  # that it could have taken
 
 
 class Way(NamedTuple):
@@ -27,7 +35,7 @@ class Way(NamedTuple):
 
 
 class Lanes:
-    """Persistent threads that run forwards; they take the next part of a batch as soon as they are free."""
+    """Persistent threads that run forwards; they take the next one as soon as they are free."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -36,18 +44,31 @@ class Lanes:
 
     def run(self, parts: Sequence[Callable[[], Result]], threads: int) -> list[Result]:
         """The results of `parts`, in order, each with `threads` threads inside. Raises what a part raises."""
-        return [future.result() for future in [self._pool.submit(self._part, part, threads) for part in parts]]
+        return [future.result() for future in [self.start(part, threads) for part in parts]]
+
+    def start(self, work: Callable[[], Result], threads: int) -> Future[Result]:
+        """`work` in a lane, with `threads` threads inside."""
+        return self._pool.submit(self._work, work, threads)
+
+    @property
+    def inside(self) -> bool:
+        """Whether a lane asks."""
+        return hasattr(self._state, "threads")
 
     def close(self) -> None:
         """Ends the threads."""
         self._pool.shutdown()
 
-    def _part(self, part: Callable[[], Result], threads: int) -> Result:
+    def _work(self, work: Callable[[], Result], threads: int) -> Result:
+        self.use(threads)
+        with torch.inference_mode():
+            return work()
+
+    def use(self, threads: int) -> None:
+        """The lane that asks has `threads` threads inside from now on."""
         if getattr(self._state, "threads", 0) != threads:
             torch.set_num_threads(threads)
             self._state.threads = threads
-        with torch.inference_mode():
-            return part()
 
 
 def filled(value: Tensor, start: int, stop: int, rows: int) -> Tensor:

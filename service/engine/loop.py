@@ -1,7 +1,8 @@
-"""The engine's heart: schedule, run, postprocess, one step at a time."""
+"""The engine's heart: schedule, run, postprocess, step by step."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -9,8 +10,8 @@ from functools import partial
 
 import torch
 
-from service.engine.batching import padded
 from service.engine.flight import Announce, Flight, Lead
+from service.engine.lanes import Place
 from service.engine.protocol import Expired, Failed, Finished, FromEngine, Previewed, StepEnded, StepStarted
 from service.engine.request import Preview, Sample, SampleResult
 from service.engine.runner import ModelRunner, Row
@@ -18,10 +19,11 @@ from service.engine.scheduler import Scheduler
 
 
 class EngineLoop:
-    """Steps the samples of several models, a model at a time in turn. One thread calls everything here.
+    """Steps the samples of several models, which have their turns. One thread calls everything here.
 
     What it has to say it hands to `emit`. A request's rows are the only persistent state; a batch is made anew
-    for every step.
+    for every step. On a CPU each lane steps a batch of its own, and gets another when that is over, whatever the
+    others do; a GPU has its batches one after the other, the next one queued before the last one is over.
     """
 
     def __init__(
@@ -29,12 +31,16 @@ class EngineLoop:
         runners: Iterable[ModelRunner],
         emit: Callable[[FromEngine], None],
         fault_seed: int | None = None,
+        bell: threading.Event | None = None,
     ) -> None:
+        """`bell` is set by others when `step` should return, for there is news."""
         self._runners = {runner.info.name: runner for runner in runners}
         self._schedulers = {name: Scheduler() for name in self._runners}
         self._turns = deque(self._runners)
         self._rows: dict[int, Row] = {}
-        self._flights: deque[Flight] = deque()  # in the order in which the device takes them
+        self._flights: deque[Flight] = deque()  # in the order in which they were asked for
+        self._lanes = min(runner.network.lanes for runner in self._runners.values())
+        self._bell = bell or threading.Event()
         self._lead = Lead()
         self._ended = 0.0  # when the last step that is over was
         self._emit = emit
@@ -53,32 +59,70 @@ class EngineLoop:
                     self._rows.pop(sample, None)
 
     def step(self) -> bool:
-        """One forward of the model in turn. False when nothing is ready and nothing runs.
+        """Asks for what there is room for, and waits until something is over, or for news.
 
-        A device that works while the CPU does something else is asked for a step before the one before it is over,
-        so that it never waits; but as late as that allows, so that what arrives meanwhile has its place in it.
+        False when nothing is ready and nothing runs.
         """
         self._drop_expired()
+        return self._step_lanes() if self._lanes else self._step_queue()
+
+    def _step_lanes(self) -> bool:
+        """A batch for every lane that is free. What is over is announced after that, so that no lane waits for it."""
+        over = [flight for flight in self._flights if flight.landed]
+        for flight in over:
+            self._flights.remove(flight)
+            self._schedulers[flight.runner.info.name].release(row.sample for row in flight.rows)
+        launched = self._fill_lanes(over)
+        for flight in over:
+            self._announce_end(flight)
+        if not over and not launched and self._flights:
+            self._bell.wait()
+            self._bell.clear()
+        return bool(over or self._flights)
+
+    def _fill_lanes(self, over: list[Flight]) -> bool:
+        """Whether there was a lane for anything; those that are `over` are announced now if that cannot wait."""
+        launched = False
+        while (free := self._lanes - sum(flight.place.lanes for flight in self._flights)) > 0:
+            name = self._next_model()
+            if name is None:
+                break
+            runner, scheduler = self._runners[name], self._schedulers[name]
+            place = runner.choose(scheduler.ready(), free)
+            batch = scheduler.schedule(place.rows)
+            if batch[0].isolated or any(flight.isolated for flight in (*over, *self._flights)):
+                while over:  # a suspect is alone in the air: so it can be told who killed an engine
+                    self._announce_end(over.pop(0))
+                self._land(leave=0)
+            self._launch(runner, scheduler, batch, place)
+            launched = True
+        return launched
+
+    def _step_queue(self) -> bool:
+        """One batch of the model in turn, asked for before the one before it is over, so that the device never waits.
+
+        But as late as that allows, so that what arrives meanwhile has its place in it.
+        """
         name = self._next_model()
         if name is None:
             self._lead.idle()
             return self._land(leave=0)
         runner, scheduler = self._runners[name], self._schedulers[name]
-        batch = scheduler.schedule(runner.choose(scheduler.ready()))
+        place = runner.choose(scheduler.ready())
+        batch = scheduler.schedule(place.rows)
         if batch[0].isolated or any(flight.isolated for flight in self._flights):
-            self._land(leave=0)  # a suspect is alone in the air: so it can be told who killed an engine
-        self._flights.append(self._launch(runner, scheduler, batch))
+            self._land(leave=0)  # a suspect is alone, as above
+        self._launch(runner, scheduler, batch, place)
         self._lead.launched()
-        self._land(leave=int(runner.overlaps))
-        if runner.overlaps:
-            self._begin(runner, scheduler.upcoming(runner.choose(scheduler.ready())))
-            self._lead.wait(self._flights[-1].began(self._ended) + self._flights[-1].size.seconds)
+        self._land(leave=1)
+        self._begin(runner, scheduler.upcoming(runner.choose(scheduler.ready()).rows))
+        self._lead.wait(self._flights[-1].began(self._ended) + self._flights[-1].seconds)
         return True
 
     def _next_model(self) -> str | None:
         for _ in range(len(self._turns)):
             self._turns.rotate(-1)
-            if len(self._schedulers[self._turns[-1]]):
+            if self._schedulers[self._turns[-1]].ready():
                 return self._turns[-1]
         return None
 
@@ -92,27 +136,33 @@ class EngineLoop:
             if expired:
                 self._emit(Expired(tuple(sample.id for sample in expired)))
 
-    def _launch(self, runner: ModelRunner, scheduler: Scheduler, batch: list[Sample]) -> Flight:
+    def _launch(self, runner: ModelRunner, scheduler: Scheduler, batch: list[Sample], place: Place) -> None:
         """Asks for one step, and for the images that it finishes to be taken off the device."""
         ids = tuple(sample.id for sample in batch)
-        size = padded(len(batch), runner.times.now)
-        self._emit(StepStarted(runner.info.name, ids, size.seconds))
-        asked = time.monotonic()
+        size, seconds = runner.expected(len(batch), place)
+        self._emit(StepStarted(runner.info.name, ids, seconds))
         if any(sample.seed == self._fault_seed for sample in batch):
             raise RuntimeError("the fault seed was asked for")
         self._begin(runner, batch)
-        rows = [self._rows[id_] for id_ in ids]
-        denoised = runner.step(rows)
+        flight = Flight(runner, [self._rows[id_] for id_ in ids], place, size, seconds)
         finished = [self._rows.pop(sample.id) for sample in scheduler.update(batch)]
-        flight = Flight(runner, rows, size, asked)
-        self._preview(flight, denoised)
+        work = partial(self._advance, flight, finished)
+        if runner.network.lanes:
+            scheduler.hold(batch)
+            flight.start(work, self._bell.set)
+        else:
+            flight.queue(work)
+        self._flights.append(flight)
+
+    def _advance(self, flight: Flight, finished: list[Row]) -> None:
+        """What a step is to the device, or what a lane does."""
+        self._preview(flight, flight.runner.step(flight.rows))
         if finished:
             flight.collect(
                 [row.x[0] for row in finished],
                 [row.sample.pixels for row in finished],
                 [partial(self._announce, row) for row in finished],
             )
-        return flight
 
     def _land(self, *, leave: int) -> bool:
         """Waits for steps, the oldest first, until `leave` are in the air, and emits what became of them.
@@ -121,18 +171,23 @@ class EngineLoop:
         """
         landed = len(self._flights) > leave
         while len(self._flights) > leave:
-            flight = self._flights[0]
-            flight.over()
-            ended = time.monotonic()
-            began, self._ended = flight.began(self._ended), ended
-            for row in flight.rows:
-                row.started = row.started or began
-            flight.runner.times.observe(flight.size.size, ended - began)
-            ids = tuple(row.sample.id for row in flight.rows)
-            self._emit(StepEnded(flight.runner.info.name, ids, flight.size.size, ended - began))
-            self._flights.popleft()
-            flight.hand_out(ended)
+            flight = self._flights.popleft()
+            self._schedulers[flight.runner.info.name].release(row.sample for row in flight.rows)
+            self._announce_end(flight)
         return landed
+
+    def _announce_end(self, flight: Flight) -> None:
+        """Emits what became of a flight that is over."""
+        ended = flight.wait()
+        began, self._ended = flight.began(self._ended), ended
+        for row in flight.rows:
+            row.started = row.started or began
+        batch = flight.size * (flight.runner.lanes // flight.place.lanes)
+        flight.runner.times.observe(batch, ended - began)
+        flight.runner.network.observe(flight.place, ended - began)
+        ids = tuple(row.sample.id for row in flight.rows)
+        self._emit(StepEnded(flight.runner.info.name, ids, flight.size, ended - began, batch))
+        flight.hand_out(ended)
 
     def _begin(self, runner: ModelRunner, samples: Iterable[Sample]) -> None:
         """Gives tensors to those samples that have none yet."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from service.engine.embedding import Key
-from service.engine.lanes import Way
+from service.engine.lanes import Place, Way
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -45,8 +46,17 @@ class Network(Protocol):
         """
 
     @property
-    def overlaps(self) -> bool:
-        """Whether calls return before their work is done."""
+    def lanes(self) -> int:
+        """How many forwards run side by side; 0 for a device that queues them: calls return before they are done."""
+
+    def place(self, ready: int, free: int) -> Place | None:
+        """What a row gets that is alone, or one of few, while `free` lanes wait; None when that is nothing special."""
+
+    def start(self, work: Callable[[], Result], place: Place) -> Future[Result]:
+        """`work`, with calls of this network in it, in lanes."""
+
+    def observe(self, place: Place, seconds: float) -> None:
+        """How long work in a place took."""
 
     def mark(self) -> Callable[[], None]:
         """A wait for the work of earlier calls, and not for that of later ones."""

@@ -282,7 +282,7 @@ class EnginePool:
         return list({job.id: job for job in jobs}.values())
 
     def _stepped(self, engine: Supervisor, message: StepEnded) -> None:
-        self._admission.times[message.model].observe(message.size, message.seconds)
+        self._admission.times[message.model].observe(message.batch, message.seconds)
         for sample in message.samples:
             if sample in self._by_sample:
                 self._by_sample[sample].stepped(sample)

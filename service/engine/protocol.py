@@ -67,7 +67,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 class StepStarted(msgspec.Struct, frozen=True, tag=True):
     """These samples are in the next forward: suspects, should the engine die before that is over.
 
-    Steps end in the order in which they started; on a GPU the next one may start before one ends.
+    Others may start before it ends: on a GPU the next one, on a CPU one on every core.
     """
 
     model: str
@@ -82,6 +82,7 @@ class StepEnded(msgspec.Struct, frozen=True, tag=True):
     samples: tuple[int, ...]
     size: int  # rows of the forward, padding included
     seconds: float
+    batch: int  # rows that the whole device has when all of it does such forwards: the size whose time this is
 
 
 class Finished(msgspec.Struct, frozen=True, tag=True):

@@ -17,8 +17,9 @@ from service.diffusion.noise import NoiseSource
 from service.diffusion.operators import Operator
 from service.diffusion.sampling import first_state, operate, renoise
 from service.diffusion.transfer import upload
-from service.engine.batching import choose
+from service.engine.batching import choose, padded
 from service.engine.collecting import Collected
+from service.engine.lanes import Place
 from service.engine.network import Network
 from service.engine.request import Pixels, Sample, SizeTime
 from service.engine.times import StepTimes
@@ -48,14 +49,34 @@ class ModelRunner:
         self.times = StepTimes(batch_sizes)
         self._max_step_time = max_step_time
 
-    def choose(self, ready: int) -> int:
-        """How many of `ready` rows the next step should take at most."""
-        return choose(ready, self.times.now, self._max_step_time).size
+    def choose(self, ready: int, free: int = 1) -> Place:
+        """What the next step gets when `ready` rows and `free` lanes wait.
+
+        A lane's share of a batch is as large as if all others took as much.
+        """
+        place = self.network.place(ready, free)
+        if place is None:
+            lanes = self.lanes
+            batch = choose(-(-ready // free) * lanes, self.times.now, self._max_step_time).size
+            place = Place(max(1, batch // lanes))
+        return place
+
+    def expected(self, rows: int, place: Place) -> tuple[int, float]:
+        """Rows of a forward for `rows` in a place, padding included, and how long it takes at present."""
+        beside = self.lanes // place.lanes
+        times = self.times.now
+        batch = padded(min(rows * beside, times[-1].size), times)
+        return max(rows, batch.size // beside), batch.seconds
 
     @property
-    def overlaps(self) -> bool:
+    def lanes(self) -> int:
+        """How many steps run side by side; 1 on a device that queues them."""
+        return max(1, self.network.lanes)
+
+    @property
+    def queues(self) -> bool:
         """Whether `step` returns before the device has done it."""
-        return self.network.overlaps
+        return not self.network.lanes
 
     def begin(self, samples: Sequence[Sample]) -> list[Row]:
         """Draws samples' latents; from here on they own tensors."""

@@ -53,6 +53,7 @@ class Scheduler:
         self._isolated: deque[int] = deque()
         self._isolated_last = False
         self._deadlines = Deadlines()
+        self._held: dict[int, int] = {}  # sample -> its request
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -82,6 +83,7 @@ class Scheduler:
         if sample is None:
             return None
         del self._steps_left[sample_id]
+        self._held.pop(sample_id, None)
         if sample.deadline is not None:
             self._deadlines.discard(sample_id)
         members = self._requests[sample.request]
@@ -103,8 +105,10 @@ class Scheduler:
     def ready(self) -> int:
         """How many samples the next batch could hold if it had no limit."""
         if self._next_is_isolated():
-            return len(self._requests[self._isolated[0]])
-        return len(self._samples) - sum(len(self._requests[request]) for request in self._isolated)
+            return sum(sample not in self._held for sample in self._requests[self._isolated[0]])
+        apart = sum(len(self._requests[request]) for request in self._isolated)
+        held = sum(request not in self._isolated for request in self._held.values())
+        return len(self._samples) - apart - held
 
     def _next_is_isolated(self) -> bool:
         return bool(self._isolated) and (not self._turns or not self._isolated_last)
@@ -114,7 +118,7 @@ class Scheduler:
         self._isolated_last = self._next_is_isolated()
         if self._isolated_last:
             self._isolated.rotate(-1)
-            return list(self._requests[self._isolated[-1]].values())[:max_rows]
+            return list(islice(self._free(self._isolated[-1]), max_rows))
         batch: list[Sample] = []
         streams: dict[str, Iterator[Sample]] = {}  # of the clients that had a turn
         idle = 0
@@ -132,7 +136,7 @@ class Scheduler:
     def _in_order(self, queue: ClientQueue, passes: dict[int, int]) -> Iterator[Sample]:
         """A client's samples, the next in turn first; `passes` are paid for each that is taken."""
         streams = {
-            of_class: (sample for request in requests for sample in self._requests[request].values())
+            of_class: (sample for request in requests for sample in self._free(request))
             for of_class, requests in queue.classes.items()
         }
         dry: list[int] = []  # classes with all they have in the batch; what they cannot use they do not save up
@@ -147,6 +151,18 @@ class Scheduler:
             level = min(passes[of_class] for of_class in streams)
             passes.update((of_class, max(passes[of_class], level)) for of_class in dry)
             yield sample
+
+    def _free(self, request: int) -> Iterator[Sample]:
+        return (sample for sample in self._requests[request].values() if sample.id not in self._held)
+
+    def hold(self, samples: Iterable[Sample]) -> None:
+        """They are in a step whose end has to be known before the next: until `release` no batch has them."""
+        self._held.update((sample.id, sample.request) for sample in samples if sample.id in self._samples)
+
+    def release(self, samples: Iterable[Sample]) -> None:
+        """That step is over."""
+        for sample in samples:
+            self._held.pop(sample.id, None)
 
     def upcoming(self, count: int) -> Iterator[Sample]:
         """The first samples, `count` at most, of the next batch as far as that is known now. Nobody's turn passes.

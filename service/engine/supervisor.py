@@ -89,7 +89,7 @@ class Supervisor:
         self._cause: Cause | None = None
         self._fatal: str | None = None
         self._closing = False
-        self._executing: deque[StepStarted] = deque()  # a GPU is asked for a step before the last one is over
+        self._executing: list[StepStarted] = []  # several, where one starts before another is over
         self._silent = 0.0
         self._stalled = 0.0
         self._restarts: deque[float] = deque()
@@ -179,7 +179,7 @@ class Supervisor:
             self._stalled = 0.0
             return
         self._stalled += TICK
-        expected = self._executing[0].expected if self._executing else 0.0
+        expected = max((step.expected for step in self._executing), default=0.0)
         if self._stalled > max(PROGRESS, PROGRESS_FACTOR * expected):
             self._kill(link, Cause.HANG)
 
@@ -214,7 +214,8 @@ class Supervisor:
             if isinstance(message, StepStarted):
                 self._executing.append(message)
             elif isinstance(message, StepEnded):
-                self._executing.popleft()
+                over = next(step for step in self._executing if step.samples == message.samples)
+                self._executing.remove(over)
             self._listener.on_message(self, message)
 
     def _on_lost(self) -> None:

@@ -39,7 +39,7 @@ def run_engine(
             runner, status = prepare_runner(info, config)
             runners.append(runner)
             statuses.append(status)
-        loop = EngineLoop(runners, emit, fault_seed)
+        loop = EngineLoop(runners, emit, fault_seed, inbox.bell)
         emit(Ready(tuple(statuses)))
         busy = False
         try:

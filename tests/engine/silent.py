@@ -78,7 +78,7 @@ class Stand:
         """One step of these requests."""
         ids = tuple(sample for job in jobs for sample in job.samples)
         self.link.say(StepStarted(self.info.name, ids, 0.05))
-        self.link.say(StepEnded(self.info.name, ids, 8, 0.05))
+        self.link.say(StepEnded(self.info.name, ids, 8, 0.05, 8))
         for sample in ids if last else ():
             self.link.say(Finished(sample, SampleResult(b"", 0.0, 1.0)))
 

@@ -69,7 +69,7 @@ async def test_who_is_in_a_step_that_is_not_over_when_the_engine_dies_is_a_suspe
     steps = [StepStarted(stand.info.name, tuple(job.samples), 0.05) for job in jobs]
     for step in steps[:2]:
         stand.link.say(step)
-    stand.link.say(StepEnded(stand.info.name, steps[0].samples, 8, 0.05))
+    stand.link.say(StepEnded(stand.info.name, steps[0].samples, 8, 0.05, 8))
     stand.link.say(steps[2])
     stand.link.connected.clear()
     stand.link.lost()

@@ -70,13 +70,13 @@ def test_teams_never_take_more_than_the_cores() -> None:
 def test_a_team_is_used_while_it_is_quicker_and_tried_again_when_it_was_not() -> None:
     choice = TeamChoice()
     for _ in range(2):
-        threads = choice.choose(1, 4)
-        choice.observe(1, threads, {4: 0.5, 1: 0.1}[threads])
-    chosen = [choice.choose(1, 4) for _ in range(64)]
+        threads = choice.choose(4)
+        choice.observe(4, threads, {4: 0.5, 1: 0.1}[threads])
+    chosen = [choice.choose(4) for _ in range(64)]
     assert chosen.count(1) == 63
     for _ in range(30):
-        choice.observe(1, 4, 0.01)
-    assert choice.choose(1, 4) == 4
+        choice.observe(4, 4, 0.01)
+    assert choice.choose(4) == 4
 
 
 def test_large_networks_run_row_by_row() -> None:
