@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from math import inf
 
 from service.engine.request import SizeTime
+from service.engine.times import StepTimes
 
+RETRIED_EVERY = 32  # batches smaller than they could have been: then a full one shows how long it takes now
 NEAR_BEST = 0.98  # of the best throughput: a smaller batch this near it wins, since all in it wait less
 
 
@@ -28,6 +30,30 @@ def choose(ready: int, sizes: Sequence[SizeTime], longest: float = inf) -> SizeT
     allowed = [size for size in sizes if size.seconds <= longest] or sizes[:1]
     best = max(map(rate, allowed))
     return next(size for size in allowed if rate(size) >= NEAR_BEST * best)
+
+
+class BatchSize:
+    """Chooses sizes from times that live steps correct.
+
+    A size that is never chosen would never be corrected, and a machine that was busy at the start has bad times.
+    """
+
+    def __init__(self, times: StepTimes, longest: float) -> None:
+        self._times = times
+        self._longest = longest
+        self._smaller = 0
+
+    def choose(self, ready: int) -> int:
+        """Rows of the next batch, at most, when `ready` wait."""
+        size = choose(ready, self._times.now, self._longest).size
+        full = max(
+            (each.size for each in self._times.now if each.size <= ready and each.seconds <= self._longest),
+            default=size,
+        )
+        if size >= full:
+            return size
+        self._smaller += 1
+        return size if self._smaller % RETRIED_EVERY else full
 
 
 def best_rate(sizes: Sequence[SizeTime]) -> float:

@@ -17,7 +17,7 @@ from service.diffusion.noise import NoiseSource
 from service.diffusion.operators import Operator
 from service.diffusion.sampling import first_state, operate, renoise
 from service.diffusion.transfer import upload
-from service.engine.batching import choose, padded
+from service.engine.batching import BatchSize, padded
 from service.engine.collecting import Collected
 from service.engine.lanes import Place
 from service.engine.network import Network
@@ -47,7 +47,7 @@ class ModelRunner:
         self.info = info
         self.network = network
         self.times = StepTimes(batch_sizes)
-        self._max_step_time = max_step_time
+        self._batch_size = BatchSize(self.times, max_step_time)
 
     def choose(self, ready: int, free: int = 1) -> Place:
         """What the next step gets when `ready` rows and `free` lanes wait.
@@ -57,7 +57,7 @@ class ModelRunner:
         place = self.network.place(ready, free)
         if place is None:
             lanes = self.lanes
-            batch = choose(-(-ready // free) * lanes, self.times.now, self._max_step_time).size
+            batch = self._batch_size.choose(-(-ready // free) * lanes)
             place = Place(max(1, batch // lanes))
         return place
 

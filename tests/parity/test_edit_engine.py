@@ -22,7 +22,7 @@ from service.engine.loop import EngineLoop
 from service.engine.offline import OfflineEngine
 from service.engine.protocol import EngineConfig, Finished, FromEngine, StepStarted
 from service.engine.request import Sample
-from service.engine.times import StepTimes
+from service.engine.runner import ModelRunner
 from service.engine.worker import prepare_runner
 from service.models.info import ModelInfo
 from service.models.loader import load_unet
@@ -98,7 +98,7 @@ def rows_of_forwards(samples: list[Sample], info: ModelInfo, cache: Path) -> lis
     """How many rows each forward held when all samples are there from the start and 16 fit, 4 in each lane."""
     config = EngineConfig("cpu", "float32", 4, 16, 30.0, True, str(cache))
     runner, status = prepare_runner(info, config)
-    runner.times = StepTimes([size for size in status.batch_sizes if size.size == 16])
+    runner = ModelRunner(info, runner.network, [size for size in status.batch_sizes if size.size == 16], 30.0)
     events: list[FromEngine] = []
     loop = EngineLoop([runner], events.append)
     for i, sample in enumerate(samples):

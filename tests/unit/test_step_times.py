@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from service.engine import times
-from service.engine.batching import choose
+from service.engine.batching import RETRIED_EVERY, BatchSize, choose
 from service.engine.request import SizeTime
 from service.engine.times import StepTimes
 
@@ -51,3 +51,26 @@ def test_a_size_over_the_longest_step_time_is_not_chosen() -> None:
 
 def test_the_smallest_size_is_chosen_when_every_step_takes_too_long() -> None:
     assert choose(8, SIZES, longest=0.01).size == 4
+
+
+def test_a_size_that_had_a_bad_time_at_the_start_is_found_again() -> None:
+    """Two servers that start together measure each other; what they found then is not for ever."""
+    true = {4: 0.1, 8: 0.16}
+    estimates = StepTimes([SizeTime(4, 0.1), SizeTime(8, 0.3)])
+    sizes = BatchSize(estimates, longest=1.0)
+
+    def step(ready: int) -> int:
+        size = sizes.choose(ready)
+        estimates.observe(size, true[size])
+        return size
+
+    assert [step(8) for _ in range(4)] == [4, 4, 4, 4]
+    for _ in range(4 * RETRIED_EVERY):
+        step(8)
+    assert [step(8) for _ in range(4)] == [8, 8, 8, 8]
+    assert [step(6) for _ in range(2 * RETRIED_EVERY)] == [4] * 2 * RETRIED_EVERY
+
+
+def test_a_size_that_takes_too_long_is_not_tried_either() -> None:
+    sizes = BatchSize(StepTimes(SIZES), longest=0.12)
+    assert {sizes.choose(8) for _ in range(2 * RETRIED_EVERY)} == {4}
