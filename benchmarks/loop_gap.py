@@ -17,7 +17,6 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor
 
-from service.engine.lanes import Place
 from service.engine.loop import EngineLoop
 from service.engine.network import Network
 from service.engine.protocol import Finished, FromEngine
@@ -36,7 +35,7 @@ Result = TypeVar("Result")
 class ClockDevice:
     """As `service.engine.network.Network`: works off steps of `step` seconds, each asked for in `launch` seconds."""
 
-    lanes = 0
+    lanes = None
     device = torch.device("cpu")
 
     def __init__(self, step: float, launch: float) -> None:
@@ -50,12 +49,6 @@ class ClockDevice:
         self._free = max(asked, self._free) + self._step
         self.busy += self._step
         return x
-
-    def place(self, ready: int, free: int) -> None:
-        return None
-
-    def observe(self, place: Place, seconds: float) -> None:
-        pass
 
     def mark(self) -> Callable[[], None]:
         done = self._free

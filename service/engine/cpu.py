@@ -44,8 +44,13 @@ class CpuNetwork:
         self._admitted: frozenset[Way] = frozenset(self.candidates)
 
     @property
-    def lanes(self) -> int:
-        """The cores."""
+    def lanes(self) -> CpuNetwork:
+        """As `service.engine.network.SideBySide`."""
+        return self
+
+    @property
+    def count(self) -> int:
+        """Lanes: the cores."""
         return self._lanes.count
 
     @property

@@ -6,7 +6,7 @@ Everything that talks to CUDA is in `Recorder` and `SideStream`; the rest is pla
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from service.engine.forward import Forward
-from service.engine.lanes import Place, Way, filled
+from service.engine.lanes import Way, filled
 from service.engine.network import keys
 
 PREFERRED_ANCHORS = (8, 16, 4)  # define the bits: the first that agrees with itself
@@ -114,7 +114,7 @@ class SideStream:
 class CudaNetwork:
     """A network on a GPU, as `service.engine.network.Network`."""
 
-    lanes = 0
+    lanes = None
 
     def __init__(
         self,
@@ -160,17 +160,6 @@ class CudaNetwork:
         largest = self._buckets.sizes[-1]
         whole, rest = divmod(rows, largest)
         return whole * largest + (next(size for size in self._buckets.sizes if size >= rest) if rest else 0)
-
-    def place(self, ready: int, free: int) -> Place | None:
-        """A row has the whole device anyway."""
-        return None
-
-    def start(self, work: Callable[[], Result], place: Place) -> Future[Result]:
-        """There are no lanes."""
-        raise NotImplementedError
-
-    def observe(self, place: Place, seconds: float) -> None:
-        """Nothing is to be learnt."""
 
     def __call__(self, x: Tensor, time: Tensor, class_labels: Tensor | None, /) -> Tensor:
         """Queues the work and returns; larger batches than the largest size take several graphs."""

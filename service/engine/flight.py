@@ -45,13 +45,15 @@ class Flight:
         self.wait = wait
 
     def start(self, work: Callable[[], None], bell: Callable[[], None]) -> None:
-        """Has lanes do it, and rings the bell when they have."""
+        """Has a lane do it, and rings the bell when it has."""
+        lanes = self.runner.network.lanes
+        assert lanes is not None
 
         def timed() -> float:
             work()
             return time.monotonic()
 
-        self._work = self.runner.network.start(timed, self.place)
+        self._work = lanes.start(timed, self.place)
         self._work.add_done_callback(lambda _: bell())
         self.wait = self._work.result
 

@@ -39,7 +39,8 @@ class EngineLoop:
         self._turns = deque(self._runners)
         self._rows: dict[int, Row] = {}
         self._flights: deque[Flight] = deque()  # in the order in which they were asked for
-        self._lanes = min(runner.network.lanes for runner in self._runners.values())
+        self._queue = any(runner.network.lanes is None for runner in self._runners.values())
+        self._lanes = min(runner.beside for runner in self._runners.values())
         self._bell = bell or threading.Event()
         self._lead = Lead()
         self._ended = 0.0  # when the last step that is over was
@@ -64,7 +65,7 @@ class EngineLoop:
         False when nothing is ready and nothing runs.
         """
         self._drop_expired()
-        return self._step_lanes() if self._lanes else self._step_queue()
+        return self._step_queue() if self._queue else self._step_lanes()
 
     def _step_lanes(self) -> bool:
         """A batch for every lane that is free. What is over is announced after that, so that no lane waits for it."""
@@ -115,7 +116,7 @@ class EngineLoop:
         self._launch(runner, scheduler, batch, place)
         self._lead.launched()
         self._land(leave=1)
-        self._begin(runner, scheduler.upcoming(runner.choose(scheduler.ready()).rows))
+        self._begin(runner, scheduler.upcoming(runner.times.now[-1].size))
         self._lead.wait(self._flights[-1].began(self._ended) + self._flights[-1].seconds)
         return True
 
@@ -147,11 +148,11 @@ class EngineLoop:
         flight = Flight(runner, [self._rows[id_] for id_ in ids], place, size, seconds)
         finished = [self._rows.pop(sample.id) for sample in scheduler.update(batch)]
         work = partial(self._advance, flight, finished)
-        if runner.network.lanes:
+        if self._queue:
+            flight.queue(work)
+        else:
             scheduler.hold(batch)
             flight.start(work, self._bell.set)
-        else:
-            flight.queue(work)
         self._flights.append(flight)
 
     def _advance(self, flight: Flight, finished: list[Row]) -> None:
@@ -182,9 +183,8 @@ class EngineLoop:
         began, self._ended = flight.began(self._ended), ended
         for row in flight.rows:
             row.started = row.started or began
-        batch = flight.size * (flight.runner.lanes // flight.place.lanes)
-        flight.runner.times.observe(batch, ended - began)
-        flight.runner.network.observe(flight.place, ended - began)
+        batch = flight.size * (flight.runner.beside // flight.place.lanes)
+        flight.runner.observe(flight.place, batch, ended - began)
         ids = tuple(row.sample.id for row in flight.rows)
         self._emit(StepEnded(flight.runner.info.name, ids, flight.size, ended - began, batch))
         flight.hand_out(ended)

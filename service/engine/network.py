@@ -16,6 +16,23 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+class SideBySide(Protocol):
+    """Lanes in which forwards of a network run side by side."""
+
+    @property
+    def count(self) -> int:
+        """How many."""
+
+    def place(self, ready: int, free: int) -> Place | None:
+        """What a row gets that is alone, or one of few, while `free` lanes wait; None when there is a row for each."""
+
+    def start(self, work: Callable[[], Result], place: Place) -> Future[Result]:
+        """`work` in a lane; the network's calls in it have the threads of their `place`."""
+
+    def observe(self, place: Place, seconds: float) -> None:
+        """How long work in a place took."""
+
+
 class Network(Protocol):
     """A network on its device, as `service.diffusion.denoiser.Network` and what certification needs."""
 
@@ -46,17 +63,8 @@ class Network(Protocol):
         """
 
     @property
-    def lanes(self) -> int:
-        """How many forwards run side by side; 0 for a device that queues them: calls return before they are done."""
-
-    def place(self, ready: int, free: int) -> Place | None:
-        """What a row gets that is alone, or one of few, while `free` lanes wait; None when that is nothing special."""
-
-    def start(self, work: Callable[[], Result], place: Place) -> Future[Result]:
-        """`work`, with calls of this network in it, in lanes."""
-
-    def observe(self, place: Place, seconds: float) -> None:
-        """How long work in a place took."""
+    def lanes(self) -> SideBySide | None:
+        """None for a device that queues forwards: there calls return before their work is done."""
 
     def mark(self) -> Callable[[], None]:
         """A wait for the work of earlier calls, and not for that of later ones."""

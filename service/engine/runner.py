@@ -54,29 +54,29 @@ class ModelRunner:
 
         A lane's share of a batch is as large as if all others took as much.
         """
-        place = self.network.place(ready, free)
+        place = self.network.lanes.place(ready, free) if self.network.lanes else None
         if place is None:
-            lanes = self.lanes
-            batch = self._batch_size.choose(-(-ready // free) * lanes)
-            place = Place(max(1, batch // lanes))
+            batch = self._batch_size.choose(-(-ready // free) * self.beside)
+            place = Place(max(1, batch // self.beside))
         return place
 
     def expected(self, rows: int, place: Place) -> tuple[int, float]:
         """Rows of a forward for `rows` in a place, padding included, and how long it takes at present."""
-        beside = self.lanes // place.lanes
+        beside = self.beside // place.lanes
         times = self.times.now
         batch = padded(min(rows * beside, times[-1].size), times)
         return max(rows, batch.size // beside), batch.seconds
 
-    @property
-    def lanes(self) -> int:
-        """How many steps run side by side; 1 on a device that queues them."""
-        return max(1, self.network.lanes)
+    def observe(self, place: Place, batch: int, seconds: float) -> None:
+        """Notes how long a step in a place took, as long as a batch of so many takes on the whole device."""
+        self.times.observe(batch, seconds)
+        if self.network.lanes:
+            self.network.lanes.observe(place, seconds)
 
     @property
-    def queues(self) -> bool:
-        """Whether `step` returns before the device has done it."""
-        return not self.network.lanes
+    def beside(self) -> int:
+        """How many steps run side by side; 1 on a device that queues them."""
+        return self.network.lanes.count if self.network.lanes else 1
 
     def begin(self, samples: Sequence[Sample]) -> list[Row]:
         """Draws samples' latents; from here on they own tensors."""

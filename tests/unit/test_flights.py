@@ -16,7 +16,6 @@ from torch import Tensor
 from service.engine import flight
 from service.engine.flight import SPARE, Lead
 from service.engine.forward import build_forward
-from service.engine.lanes import Place
 from service.engine.loop import EngineLoop
 from service.engine.network import Network
 from service.engine.protocol import Finished, FromEngine, Previewed, StepEnded, StepStarted
@@ -41,7 +40,7 @@ def info(tmp_path_factory: pytest.TempPathFactory) -> ModelInfo:
 class Device:
     """As `service.engine.network.Network`. Says in a journal what it is asked for and what is waited for."""
 
-    lanes = 0
+    lanes = None
     device = torch.device("cpu")
 
     def __init__(self, info: ModelInfo) -> None:
@@ -56,12 +55,6 @@ class Device:
         ]
         self.journal.append(f"asked for {len(x)}")
         return torch.cat(rows)
-
-    def place(self, ready: int, free: int) -> None:
-        return None
-
-    def observe(self, place: Place, seconds: float) -> None:
-        pass
 
     def mark(self) -> Callable[[], None]:
         return lambda: self.journal.append("over")
