@@ -29,10 +29,12 @@ from benchmarks.peers.report import Series, closed_table, open_table
 from benchmarks.peers.search import small_search
 from benchmarks.peers.systems import (
     BATCHES,
+    BFLOAT16,
     COMPILED,
     ONESTEP,
     PEERS,
     PIPELINE,
+    VARIANTS,
     Choice,
     Peer,
     start_onestep,
@@ -73,7 +75,8 @@ class Comparison:
 
     def __init__(self, options: argparse.Namespace, profile: Profile) -> None:
         self.profile, self.python, self.work = profile, options.peers_python, options.work
-        self.compile = options.compile
+        self.variants = (ONESTEP, *(COMPILED,) * options.compile, *(BFLOAT16,) * options.bfloat16)
+        self.peers = [peer for peer in PEERS if options.peers is None or peer.name in options.peers]
         self.work.mkdir(parents=True, exist_ok=True)
         self.model, classes = folder_of(options.model, self.work)
         self.workloads = {name: make_workload(name, classes=classes) for name in WORKLOADS}
@@ -86,7 +89,7 @@ class Comparison:
         """A peer with these settings; Onestep has none."""
         if choice is None:
             log = self.work / f"{system}.log".lower().replace(", ", "-")
-            return start_onestep(self.model, self.work / "cache", log, system == COMPILED)
+            return start_onestep(self.model, self.work / "cache", log, VARIANTS[system])
         peer = next(each for each in PEERS if each.name == system)
         return start_peer(peer, choice, self.model, self.python, self.work / f"{peer.module}.log")
 
@@ -94,7 +97,7 @@ class Comparison:
         """Starts a server, compares its pictures, and runs the workloads one after the other."""
         print(f"{system}, {choice or 'defaults'}: {', '.join(runs)}", flush=True)
         with self.start(system, choice) as server:
-            apart = check(system, pictures(server), self.expected)
+            apart = check(system, pictures(server), self.expected, bfloat16=system == BFLOAT16)
             results = {key: run(server.url, server.process.pid).to_json() for key, run in runs.items()}
         return {"pictures_apart": apart, "settings": str(choice) if choice else "defaults", "results": results}
 
@@ -170,10 +173,8 @@ class Comparison:
         """All of it. Raises Enough when time is over."""
         with self.start(ONESTEP, None) as server:
             self.expected = pictures(server)
-        plan: Plan = {ONESTEP: dict.fromkeys(WORKLOADS)}
-        if self.compile:
-            plan[COMPILED] = dict.fromkeys(WORKLOADS)
-        plan |= {peer.name if peer else PIPELINE: self.search(peer) for peer in (None, *PEERS)}
+        plan: Plan = {variant: dict.fromkeys(WORKLOADS) for variant in self.variants}
+        plan |= {peer.name if peer else PIPELINE: self.search(peer) for peer in (None, *self.peers)}
         closed = self.rounds(plan, {})
         for name, rows in closed.items():
             print("\n" + closed_table(name, rows))
@@ -198,6 +199,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "out" / "compare", help="logs, caches, made models")
     parser.add_argument("--json", type=Path, help="what was measured; continued when it is there")
     parser.add_argument("--compile", action="store_true", help="also Onestep with its network compiled; needs g++")
+    parser.add_argument("--bfloat16", action="store_true", help="also Onestep in bfloat16; diffusers' pipeline cannot")
+    parser.add_argument("--peers", nargs="*", choices=[peer.name for peer in PEERS], help="only these")
     parser.add_argument("--minutes", type=float, help="stop after so many; the same command continues")
     for field in ("rounds", "clients", "search_seconds", "closed_seconds", "open_seconds", "warm_up", "load"):
         kind = int if field in ("rounds", "clients") else float

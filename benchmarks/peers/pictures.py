@@ -1,4 +1,7 @@
-"""Every server must return the same pictures as Onestep: compared in uint8, at most 1 of 255 apart."""
+"""Every server must return the same pictures as Onestep: compared in uint8, at most 1 of 255 apart.
+
+In bfloat16 at most 2 of 255 in 99 % of all values, as is promised for it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from PIL import Image
 
 from benchmarks.peers.processes import Server
 
-MOST = 1  # of 255
+MOST, MOST_BFLOAT16 = 1, 2  # of 255
 BODIES: tuple[dict[str, Any], ...] = tuple(
     {"class_labels": labels, "seed": seed, "num_inference_steps": steps, "batch_size": count, "output_format": "png"}
     for labels, seed, steps, count in (
@@ -40,15 +43,19 @@ def pictures(server: Server) -> list[Pixels]:
     return found
 
 
-def check(name: str, found: list[Pixels], expected: list[Pixels]) -> int:
-    """The largest difference of two pixels, 0 to 255. Raises SystemExit when it is more than `MOST`."""
+def check(name: str, found: list[Pixels], expected: list[Pixels], *, bfloat16: bool = False) -> int:
+    """The largest difference of two pixels, 0 to 255; with `bfloat16`, of 99 % of each picture's.
+
+    Raises SystemExit when it is more than may be.
+    """
+    share, most = (0.99, MOST_BFLOAT16) if bfloat16 else (1.0, MOST)
     worst = 0
     for body, some, same in zip(BODIES, found, expected, strict=True):
         for mine, theirs in zip(some, same, strict=True):
             if mine.shape != theirs.shape:
                 raise SystemExit(f"{name}: {mine.shape} instead of {theirs.shape} for {body}")
-            far = int(np.abs(mine.astype(int) - theirs.astype(int)).max())
-            if far > MOST:
+            far = int(np.quantile(np.abs(mine.astype(int) - theirs.astype(int)), share))
+            if far > most:
                 raise SystemExit(f"{name} does not return the same pictures: {far}/255 apart for {body}")
             worst = max(worst, far)
     return worst

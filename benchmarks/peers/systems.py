@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -11,6 +12,8 @@ from benchmarks.peers.processes import PORT, Server
 
 ONESTEP: Final = "Onestep"
 COMPILED: Final = "Onestep, compiled"
+BFLOAT16: Final = "Onestep, bfloat16"
+VARIANTS: Final = {ONESTEP: {}, COMPILED: {"ONESTEP_COMPILE": "true"}, BFLOAT16: {"ONESTEP_DTYPE": "bfloat16"}}
 PIPELINE: Final = "pipeline loop"
 LAYOUTS: Final = ((2, 1), (1, 2))  # threads of each worker, workers: one that has both cores, or one for each core
 BATCHES: Final = (4, 8, 16, 32)
@@ -77,8 +80,8 @@ def start_peer(peer: Peer, choice: Choice, model: Path, python: Path, log: Path)
     return Server(peer.command(python), choice.environment(model), workers=choice.workers, log=log)
 
 
-def start_onestep(model: Path, cache: Path, log: Path, compiled: bool) -> Server:
+def start_onestep(model: Path, cache: Path, log: Path, settings: Mapping[str, str]) -> Server:
     """`onestep serve` as it is, or with `compile` on. The first start measures and compiles; `cache` keeps both."""
     command = [sys.executable, "-m", "service", "serve", "--port", PORT, "--model", str(model)]
-    environment = {"ONESTEP_CACHE_DIR": str(cache), "ONESTEP_COMPILE": str(compiled).lower()} | OFFLINE
+    environment = {"ONESTEP_CACHE_DIR": str(cache), **settings, **OFFLINE}
     return Server(command, environment, workers=0, log=log, patience=600)
