@@ -7,6 +7,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
@@ -66,6 +67,19 @@ class Listener(Protocol):
         """It will not be started again."""
 
 
+@dataclass
+class Executing:
+    """A step that is under way, and the seconds for which it has been."""
+
+    step: StepStarted
+    age: float = 0.0
+
+    @property
+    def hangs(self) -> bool:
+        """Whether it takes longer than any step should, whatever other steps do."""
+        return self.age > max(PROGRESS, PROGRESS_FACTOR * self.step.expected)
+
+
 class Supervisor:
     """One engine on one device, through all its lives."""
 
@@ -89,7 +103,7 @@ class Supervisor:
         self._cause: Cause | None = None
         self._fatal: str | None = None
         self._closing = False
-        self._executing: list[StepStarted] = []  # several, where one starts before another is over
+        self._executing: list[Executing] = []  # several, where one starts before another is over
         self._silent = 0.0
         self._stalled = 0.0
         self._restarts: deque[float] = deque()
@@ -164,7 +178,7 @@ class Supervisor:
         if self._cause is None:
             self._cause = Cause.KILLED if link.killed else Cause.CRASHED
         log.error("engine lost", extra={"device": self.config.device, "cause": self._cause.value})
-        suspects = tuple(sample for step in self._executing for sample in step.samples)
+        suspects = tuple(sample for each in self._executing for sample in each.step.samples)
         self._listener.on_lost(self, suspects, self._cause)
 
     def _look(self, link: Link, ticks: int) -> None:
@@ -179,8 +193,10 @@ class Supervisor:
             self._stalled = 0.0
             return
         self._stalled += TICK
-        expected = max((step.expected for step in self._executing), default=0.0)
-        if self._stalled > max(PROGRESS, PROGRESS_FACTOR * expected):
+        for each in self._executing:
+            each.age += TICK
+        expected = max((each.step.expected for each in self._executing), default=0.0)
+        if self._stalled > max(PROGRESS, PROGRESS_FACTOR * expected) or any(each.hangs for each in self._executing):
             self._kill(link, Cause.HANG)
 
     def _kill(self, link: Link, cause: Cause) -> None:
@@ -212,9 +228,9 @@ class Supervisor:
             self._cause = Cause.CRASHED
         else:
             if isinstance(message, StepStarted):
-                self._executing.append(message)
+                self._executing.append(Executing(message))
             elif isinstance(message, StepEnded):
-                over = next(step for step in self._executing if step.samples == message.samples)
+                over = next(each for each in self._executing if each.step.samples == message.samples)
                 self._executing.remove(over)
             self._listener.on_message(self, message)
 

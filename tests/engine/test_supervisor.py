@@ -11,6 +11,7 @@ import warnings
 
 import pytest
 
+from service.engine import supervisor
 from service.engine.links import ProcessLink
 from service.engine.protocol import StepEnded, StepStarted
 from tests.engine.silent import Stand
@@ -75,4 +76,27 @@ async def test_who_is_in_a_step_that_is_not_over_when_the_engine_dies_is_a_suspe
     stand.link.lost()
     await asyncio.wait_for(stand.link.connected.wait(), 20)
     assert [job.isolated for job in jobs] == [False, True, True, False]
+    await stand.pool.close()
+
+
+async def test_a_step_that_hangs_is_seen_though_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU one core may hang while the others work."""
+    monkeypatch.setattr(supervisor, "TICK", 0.02)
+    monkeypatch.setattr(supervisor, "PROGRESS", 0.6)
+    stand = Stand()
+    await asyncio.wait_for(stand.start(), 20)
+    stuck, other = stand.submit(), stand.submit()
+    stand.link.connected.clear()
+    stand.link.say(StepStarted(stand.info.name, tuple(stuck.samples), 0.05))
+    seen = 0
+    while not stand.link.connected.is_set():
+        assert seen < 200
+        stand.link.say(StepStarted(stand.info.name, tuple(other.samples), 0.05))
+        await asyncio.sleep(0.05)
+        if not stand.link.connected.is_set():
+            stand.link.say(StepEnded(stand.info.name, tuple(other.samples), 8, 0.05, 8))
+        seen += 1
+    assert seen > 5
+    assert stuck.isolated
+    assert not stand.pool.fatal.done()
     await stand.pool.close()
