@@ -195,8 +195,8 @@ class Supervisor:
         self._stalled += TICK
         for each in self._executing:
             each.age += TICK
-        expected = max((each.step.expected for each in self._executing), default=0.0)
-        if self._stalled > max(PROGRESS, PROGRESS_FACTOR * expected) or any(each.hangs for each in self._executing):
+        # a step's age is never less than the silence since its start, so that counts only while there is none
+        if any(each.hangs for each in self._executing) or (not self._executing and self._stalled > PROGRESS):
             self._kill(link, Cause.HANG)
 
     def _kill(self, link: Link, cause: Cause) -> None:

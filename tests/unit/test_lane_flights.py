@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from service.engine import loop
 from service.engine.cpu import CpuNetwork
 from service.engine.embedding import Key
 from service.engine.forward import Forward, build_forward
@@ -199,17 +200,29 @@ def test_a_suspect_is_alone_in_the_air(stand: Stand) -> None:
         assert len(air) == 1 or not any(sample >= 10 for batch in air for sample in batch), air
 
 
-def test_what_is_cancelled_or_expires_in_the_air_disturbs_nobody(info: ModelInfo, stand: Stand) -> None:
-    stand.submit(0, steps=2, label=SLOW, deadline=time.monotonic() + 0.1)
+class Clock:
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_what_is_cancelled_or_expires_in_the_air_disturbs_nobody(
+    info: ModelInfo, stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(loop, "time", clock)
+    stand.submit(0, steps=2, label=SLOW, deadline=101.0)
     stand.submit(1, steps=2, label=SLOW)
     stand.loop.step()
     assert stand.gate.reached.wait(PATIENCE)
     stand.loop.cancel([1])
-    time.sleep(0.2)
+    clock.now = 102.0
     stand.submit(2, steps=2)
     stand.gate.open.set()
     stand.finish()
     assert [said.samples for said in stand.said if isinstance(said, Expired)] == [(0,)]
+    assert (0,) in [said.samples for said in stand.said if isinstance(said, StepStarted)]
     assert stand.pixels == alone(info, 2, steps=2).pixels
 
 
@@ -229,14 +242,12 @@ def test_a_lone_row_has_all_cores_unless_others_work(info: ModelInfo) -> None:
     stand.network.close()
 
 
-def test_times_of_batches_are_told_by_the_lanes_they_leave(stand: Stand) -> None:
-    """A forward of two rows in one of two lanes tells what a batch of four takes."""
+def test_times_of_batches_are_told_by_the_lanes_they_leave(info: ModelInfo, stand: Stand) -> None:
+    """A forward of two rows in one of two lanes tells what a batch of four takes, a row with a team what it takes."""
     stand.submit(*range(8), steps=2)
     stand.finish()
-    stand.submit(20)
-    stand.finish()
-    ended = [said for said in stand.said if isinstance(said, StepEnded)]
-    assert all(said.batch == 2 * said.size for said in ended[:-1])
-    assert {said.size for said in ended} >= {1, 2}
-    assert ended[-1].size == 1
-    assert ended[-1].batch == 1  # with a team
+    pairs = [said for said in stand.said if isinstance(said, StepEnded) and said.size == 2]
+    assert pairs
+    assert all(said.batch == 4 for said in pairs)
+    (lone,) = [said for said in alone(info, 20).said if isinstance(said, StepEnded)]
+    assert (lone.size, lone.batch) == (1, 1)
