@@ -18,9 +18,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from service.engine.norm import RowGroupNorm
-from service.engine.packing import FusedConv2d, PackedConv2d
-
-Convolution = Callable[[nn.Conv2d, tuple[int, ...]], FusedConv2d]  # makes one for inputs of shape (C, H, W)
+from service.engine.packing import Convolution, FusedConv2d
 
 # On a GPU, the quickest first. Flash attention is not among them: it splits a row's sums where there are few rows
 WHOLE_SUMS = [SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
@@ -129,7 +127,7 @@ def _pointwise(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
     return conv
 
 
-def quicken(body: nn.Module, shapes: dict[nn.Module, tuple[int, ...]], convolution: Convolution = PackedConv2d) -> None:
+def quicken(body: nn.Module, shapes: dict[nn.Module, tuple[int, ...]], convolution: Convolution) -> None:
     """Replaces the blocks of `body` that can be, given the `(C, H, W)` that reaches each."""
     for parent in list(body.modules()):
         for name, child in parent.named_children():

@@ -6,17 +6,14 @@ its bits depend on nothing else.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
-from functools import cache, partial
-from pickle import PickleError
-from typing import Any
+from functools import cache
 
 import numpy as np
-from numba import carray, cfunc, njit
+from numba import carray, njit
 from numba.core.types import boolean, float32, int64, void, voidptr
 
-log = logging.getLogger(__name__)
+from service.engine.kept import kept
 
 ENOUGH = 128  # values that make a vector loop worth its overhead: pixels of few channels are taken together
 BLOCK = 64  # of these are summed by themselves, so that sums over many pixels lose no digits
@@ -198,12 +195,4 @@ def group_norm(dtype: str) -> Callable[..., None]:
     hold the interpreter's lock.
     """
     function = {"float32": _float32, "bfloat16": _bfloat16}[dtype]
-    compiling = partial(cfunc, SIGNATURE, fastmath={"contract"}, error_model="numpy")
-    compiled: Any
-    try:
-        compiled = compiling(cache=True)(function)
-    except (OSError, RuntimeError, EOFError, PickleError) as error:  # nowhere to keep it, or nothing that can be used
-        log.warning("compiling a kernel anew, as every start will: %s", error)
-        compiled = compiling()(function)
-    call: Callable[..., None] = compiled.ctypes
-    return call
+    return kept(SIGNATURE, function)

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from service.diffusion.transfer import upload
+from service.engine.amx_conv import amx_convolution
 from service.engine.blocks import quicken
 from service.engine.embedding import Key, Projections, separable
 from service.engine.norm import Kernel, cast, norm_kernel, replace_norms
-from service.engine.packing import input_shapes, pack_convolutions
+from service.engine.packing import Convolution, PackedConv2d, input_shapes, pack_convolutions
 from service.engine.protocol import EngineConfig
 from service.engine.unet import UNetBody
 from service.models.info import ModelInfo
@@ -95,8 +96,9 @@ class ProjectedForward:
                 weight.data = weight.data.contiguous(memory_format=torch.channels_last)
         self.plan = "projected"
         if device.type == "cpu" and dtype in PACKED and torch.backends.mkldnn.enabled and has_units(dtype):
-            kernel = norm_kernel(dtype)
-            self._pack(info, lambda shapes: self._packed(shapes, kernel), "packed, kernels" if kernel else "packed")
+            kernel, tiles = norm_kernel(dtype), amx_convolution() if dtype == torch.float32 else None
+            name = "packed" + ", kernels" * (kernel is not None) + ", amx" * (tiles is not None)
+            self._pack(info, lambda shapes: self._packed(shapes, kernel, tiles or PackedConv2d), name)
         elif norms is not None and not compiled:
             from service.engine.tile_layers import COMPILER_REFUSALS
 
@@ -115,10 +117,10 @@ class ProjectedForward:
         output: Tensor = self._body(rows, *prepared)
         return output.float().contiguous()
 
-    def _packed(self, shapes: Shapes, kernel: Kernel | None) -> None:
-        pack_convolutions(self._body, shapes)
+    def _packed(self, shapes: Shapes, kernel: Kernel | None, convolution: Convolution) -> None:
+        pack_convolutions(self._body, shapes, convolution)
         replace_norms(self._body, kernel)
-        quicken(self._body, shapes)
+        quicken(self._body, shapes, convolution)
 
     def _tiled(self, shapes: Shapes, norms: dict[nn.Module, nn.Module]) -> None:
         from service.engine.tile_layers import TileConv2d, tile_body

@@ -7,6 +7,7 @@ batch is small, which is why batches of one row have other bits. Calling oneDNN 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -64,9 +65,12 @@ def input_shapes(body: nn.Module, *inputs: Tensor) -> dict[nn.Module, tuple[int,
     return seen
 
 
-def pack_convolutions(body: nn.Module, shapes: dict[nn.Module, tuple[int, ...]]) -> None:
+Convolution = Callable[[nn.Conv2d, tuple[int, ...]], FusedConv2d]  # makes one for inputs of shape (C, H, W)
+
+
+def pack_convolutions(body: nn.Module, shapes: dict[nn.Module, tuple[int, ...]], convolution: Convolution) -> None:
     """Replaces every plain convolution in `body` that an image reached."""
     for parent in list(body.modules()):
         for name, child in parent.named_children():
             if type(child) is nn.Conv2d and child in shapes and child.padding_mode == "zeros":
-                setattr(parent, name, PackedConv2d(child, shapes[child]))
+                setattr(parent, name, convolution(child, shapes[child]))

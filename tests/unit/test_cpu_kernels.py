@@ -117,10 +117,12 @@ def test_without_numba_operators_do_it(
     info = load_info(tiny_model(tmp_path / "m"), "tiny")
     x = noise(2, *info.latent_shape)
     forms = [ProjectedForward(load_unet(info), info, torch.device("cpu"), torch.float32)]
-    monkeypatch.setitem(sys.modules, "service.engine.cpu_kernels", None)
+    for name in ("cpu_kernels", "amx_kernels"):
+        monkeypatch.setitem(sys.modules, f"service.engine.{name}", None)
     forms.append(ProjectedForward(load_unet(info), info, torch.device("cpu"), torch.float32))
-    assert [form.plan for form in forms] == ["projected, packed, kernels", "projected, packed"]
-    assert "no Numba" in caplog.text
+    assert forms[0].plan.startswith("projected, packed, kernels")
+    assert forms[1].plan == "projected, packed"
+    assert caplog.text.count("no Numba") == 2
     quick, slow = (form.run(x, form.prepare([(900.0, 1), (-200.0, 2)])) for form in forms)
     assert torch.allclose(quick, slow, atol=1e-4)
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from service.engine import amx
 from service.engine import forward as forwards
 from service.engine.blocks import QuickAttention, QuickResnet
 from service.engine.cpu import CpuNetwork
@@ -25,6 +26,7 @@ from tests.tiny import Layout, tiny_model, tiny_unet
 pytestmark = pytest.mark.usefixtures("inference")
 
 CPU = torch.device("cpu")
+PLAN = "projected, packed, kernels" + ", amx" * amx.available()
 TIMES = (1095.5, 300.25, -700.0, -1553.6)
 
 
@@ -46,14 +48,19 @@ def reference(info: ModelInfo, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("layout", ["imagenet_like", "lsun_like", "plain"])
 @pytest.mark.parametrize("sample_size", [8, 12])
-def test_quick_form_is_as_exact_as_diffusers(tmp_path: Path, layout: Layout, sample_size: int) -> None:
+@pytest.mark.parametrize("tiles", [True, False])
+def test_quick_form_is_as_exact_as_diffusers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: Layout, sample_size: int, tiles: bool
+) -> None:
+    if not tiles:
+        monkeypatch.setattr(forwards, "amx_convolution", lambda: None)
     info = made(tmp_path / "m", layout, sample_size=sample_size)
     x = torch.randn(4, *info.latent_shape, generator=torch.Generator().manual_seed(1))
     exact = reference(info, x)
     quick = build_forward(load_unet(info), info, CPU, torch.float32)
     stock = PlainForward(load_unet(info), CPU, torch.float32)
     off, usual = (float((form.run(x, form.prepare(keys_of(info))) - exact).abs().max()) for form in (quick, stock))
-    assert quick.plan == "projected, packed, kernels"
+    assert quick.plan == (PLAN if tiles else "projected, packed, kernels")
     assert off <= 2 * usual
 
 

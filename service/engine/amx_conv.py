@@ -1,0 +1,124 @@
+"""Convolutions in float32 by Intel's tile instructions, several times as quick as by vector instructions."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TypeGuard
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from service.engine.packing import Convolution, FusedConv2d, PackedConv2d
+
+log = logging.getLogger(__name__)
+
+TILE = 16  # pixels, output channels
+DEPTH = 32  # input channels of a tile
+PIECES = 3  # bfloat16 that make a float32
+WORTH = 64  # products of a value, from which on it is worth taking it apart
+CACHE = 400_000  # bytes that the pieces of images taken at once should not exceed
+
+
+class AmxConv2d(FusedConv2d):
+    """A convolution of a form that `service.engine.amx_kernels` has."""
+
+    def __init__(self, conv: nn.Conv2d, kernel: Callable[..., None], constants: Tensor) -> None:
+        """`conv` is one that `fits`; `kernel` reads `constants`: a tile of ones and the tiles' sizes."""
+        super().__init__()
+        self._kernel, self._constants = kernel, constants
+        self._side = int(conv.kernel_size[0])
+        self._channels = (conv.in_channels, conv.out_channels)
+        self._pieces, self._weight = _packed(conv)
+
+    @staticmethod
+    def fits(conv: nn.Module) -> TypeGuard[nn.Conv2d]:
+        """Whether `conv` is a convolution of a form that the kernel has: one or three pixels square, stride 1."""
+        return (
+            type(conv) is nn.Conv2d
+            and conv.weight.dtype == torch.float32
+            and conv.padding_mode == "zeros"
+            and conv.groups == 1
+            and conv.dilation == (1, 1)
+            and conv.stride == (1, 1)
+            and (conv.kernel_size, conv.padding) in (((1, 1), (0, 0)), ((3, 3), (1, 1)))
+            and conv.in_channels % DEPTH == 0
+            and conv.out_channels % (2 * TILE) == 0
+            and conv.out_channels * conv.kernel_size[0] ** 2 >= WORTH
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As `nn.Conv2d`."""
+        return self._convolve(x, None)
+
+    def plus(self, x: Tensor, other: Tensor) -> Tensor:
+        """The convolution of `x` plus `other`, in one pass."""
+        return self._convolve(x, other.contiguous(memory_format=torch.channels_last))
+
+    def _convolve(self, x: Tensor, other: Tensor | None) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        rows, channels, height, width = x.shape
+        out_channels, side = self._channels[1], self._side
+        shape = (rows, out_channels, height, width)
+        output = torch.empty(shape, memory_format=torch.channels_last)
+        if side == 1:  # no borders: all pixels are one line
+            height, width = 1, height * width
+        pixels = (height + side - 1) * (width + side - 1)
+        together = min(rows, max(2, CACHE // (2 * PIECES * pixels * channels)))
+        work = torch.empty(PIECES * (together * pixels + TILE + side) * channels, dtype=torch.bfloat16)
+        strip = torch.empty(0 if width % TILE == 0 else together * (pixels + TILE) * out_channels)
+        self._kernel(
+            *(x.data_ptr(), (output if other is None else other).data_ptr(), output.data_ptr()),
+            *(each.data_ptr() for each in (self._weight, self._constants, work, strip)),
+            *(rows, together, height, width, channels, out_channels, side, self._pieces, other is not None),
+        )
+        return output
+
+
+def amx_convolution() -> Convolution | None:
+    """Makes one of these, or where it does not fit a `PackedConv2d`; None where the processor or Numba cannot."""
+    try:
+        from service.engine import amx
+        from service.engine.amx_kernels import convolution
+    except ImportError as error:
+        log.warning("convolutions are slower than they could be, for there is no Numba: %s", error)
+        return None
+    if not amx.available():
+        return None
+    kernel = convolution()
+    ones = np.zeros((TILE, DEPTH), np.uint16)
+    ones[:, :PIECES] = 0x3F80  # bfloat16's one, for the pieces of a bias
+    constants = torch.from_numpy(np.concatenate([ones.view(np.uint8).ravel(), amx.palette()])).clone()
+
+    def made(conv: nn.Conv2d, shape: tuple[int, ...]) -> FusedConv2d:
+        return AmxConv2d(conv, kernel, constants) if AmxConv2d.fits(conv) else PackedConv2d(conv, shape)
+
+    return made
+
+
+def _split(values: Tensor) -> list[Tensor]:
+    """One to three float32 tensors of values that bfloat16 holds, whose sum is `values`."""
+    pieces: list[Tensor] = []
+    while len(pieces) < PIECES and (not pieces or values.any()):
+        pieces.append((values.view(torch.int32) & -0x10000).view(torch.float32))
+        values = values - pieces[-1]
+    return pieces
+
+
+def _packed(conv: nn.Conv2d) -> tuple[int, Tensor]:
+    """Pieces of a weight, and for each 16 output channels a tile of biases, then tiles of weights as they are needed.
+
+    A tile holds 32 input channels, two by two side by side for each of 16 output channels.
+    """
+    weight = conv.weight.detach()
+    out_channels, channels, side = weight.shape[:3]
+    pieces = _split(weight)
+    blocks = out_channels // TILE
+    tiles = torch.stack(pieces).view(len(pieces), blocks, TILE, channels // DEPTH, DEPTH // 2, 2, side, side)
+    tiles = tiles.permute(1, 3, 6, 7, 0, 4, 2, 5).reshape(blocks, -1, TILE, DEPTH)
+    biases = torch.zeros(blocks, 1, TILE, TILE, 2)
+    if conv.bias is not None:
+        for i, piece in enumerate(_split(conv.bias.detach())):
+            biases[:, 0, i // 2, :, i % 2] = piece.view(blocks, TILE)
+    return len(pieces), torch.cat([biases.view(blocks, 1, TILE, DEPTH), tiles], 1).to(torch.bfloat16)

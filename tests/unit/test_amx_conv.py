@@ -1,0 +1,176 @@
+"""Convolutions by tile instructions: nearer to float64 than float32's own, a row by itself, and only where they fit."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from service.engine import amx, amx_conv
+from service.engine.amx_conv import AmxConv2d, amx_convolution
+from service.engine.forward import ProjectedForward
+from service.engine.packing import FusedConv2d, PackedConv2d
+from service.models.folder import load_info
+from service.models.loader import load_unet
+from tests.tiny import tiny_model
+
+pytestmark = pytest.mark.usefixtures("inference")
+with_tiles = pytest.mark.skipif(not amx.available(), reason="this processor has no tile instructions")
+
+NHWC = torch.channels_last
+SHAPES = [  # channels, output channels, height, width, side
+    (32, 32, 16, 16, 3),
+    (96, 64, 5, 32, 3),
+    (64, 32, 8, 8, 3),
+    (32, 96, 3, 7, 3),
+    (32, 32, 1, 1, 3),
+    (64, 192, 8, 8, 1),
+    (32, 64, 3, 5, 1),
+]
+HOLDERS = {1: torch.bfloat16, 2: torch.float16, 3: torch.float32}  # of weights in so many pieces
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).contiguous(memory_format=NHWC)
+
+
+def convolution(channels: int, out_channels: int, side: int, holder: torch.dtype = torch.float32) -> nn.Conv2d:
+    conv = nn.Conv2d(channels, out_channels, side, padding=side // 2).requires_grad_(False)
+    conv.weight.copy_(noise(*conv.weight.shape, seed=1) * 0.1)
+    conv.weight.copy_(conv.weight.to(holder))
+    conv.bias.normal_(generator=torch.Generator().manual_seed(2))
+    return conv
+
+
+def by_tiles(conv: nn.Conv2d) -> AmxConv2d:
+    make = amx_convolution()
+    assert make is not None
+    made = make(conv, ())
+    assert isinstance(made, AmxConv2d)
+    return made
+
+
+def off(found: Tensor, exact: Tensor) -> float:
+    return float((found - exact).square().mean().sqrt())
+
+
+@with_tiles
+@pytest.mark.parametrize("pieces", HOLDERS)
+@pytest.mark.parametrize(("channels", "out_channels", "height", "width", "side"), SHAPES)
+def test_sums_are_as_exact_as_float32_can_be(
+    channels: int, out_channels: int, height: int, width: int, side: int, pieces: int
+) -> None:
+    conv = convolution(channels, out_channels, side, HOLDERS[pieces])
+    x, other = noise(5, channels, height, width), noise(5, out_channels, height, width, seed=3)
+    terms = [x.double(), conv.weight.double(), conv.bias.double()]
+    exact = nn.functional.conv2d(*terms, padding=side // 2)
+    size = nn.functional.conv2d(*(term.abs() for term in terms), padding=side // 2)
+    ours = by_tiles(conv)
+    assert ours._pieces == pieces
+    assert ours(x).is_contiguous(memory_format=NHWC)
+    assert ((ours(x) - exact).abs() <= 2**-22 * size).all()
+    assert ((ours.plus(x, other) - exact - other).abs() <= 2**-22 * (size + other.abs())).all()
+
+
+@with_tiles
+@pytest.mark.parametrize("pieces", HOLDERS)
+def test_long_sums_are_more_exact_than_by_vector_instructions(pieces: int) -> None:
+    conv = convolution(96, 64, 3, HOLDERS[pieces])
+    x = noise(3, 96, 16, 16)
+    exact = nn.functional.conv2d(x.double(), conv.weight.double(), conv.bias.double(), padding=1)
+    assert off(by_tiles(conv)(x), exact) <= off(PackedConv2d(conv, (96, 16, 16))(x), exact)
+
+
+@with_tiles
+@pytest.mark.parametrize(("channels", "out_channels", "height", "width", "side"), SHAPES)
+def test_bits_of_a_row_do_not_depend_on_its_company(
+    monkeypatch: pytest.MonkeyPatch, channels: int, out_channels: int, height: int, width: int, side: int
+) -> None:
+    ours = by_tiles(convolution(channels, out_channels, side))
+    x, other = noise(5, channels, height, width), noise(5, out_channels, height, width, seed=3)
+    together, added = ours(x), ours.plus(x, other)
+    monkeypatch.setattr(amx_conv, "CACHE", 0)
+    for row in range(len(x)):
+        alone, its_other = x[row : row + 1].clone(), other[row : row + 1].clone()
+        assert torch.equal(ours(alone)[0], together[row])
+        assert torch.equal(ours.plus(alone, its_other)[0], added[row])
+    assert torch.equal(ours(x), together)
+
+
+@with_tiles
+def test_without_a_bias_and_from_another_layout() -> None:
+    conv = convolution(32, 32, 3)
+    x = noise(2, 32, 8, 16)
+    biased = by_tiles(conv)(x)
+    bias, conv.bias = conv.bias, None
+    assert bias is not None
+    ours = by_tiles(conv)
+    assert torch.allclose(ours(x) + bias[:, None, None], biased, atol=1e-5)
+    assert torch.equal(ours(x.contiguous()), ours(x))
+
+
+@with_tiles
+def test_what_is_not_finite_stays_in_its_neighbourhood() -> None:
+    x = noise(2, 32, 8, 8)
+    x[1, 3, 4, 4] = torch.nan
+    found = by_tiles(convolution(32, 32, 3))(x).isnan()
+    assert found[1, :, 3:6, 3:6].all()
+    assert int(found.sum()) == 32 * 9
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(32, 32, 3, padding=1, stride=2),
+        nn.Conv2d(32, 32, 3),
+        nn.Conv2d(32, 32, 5, padding=2),
+        nn.Conv2d(32, 32, 3, padding=1, groups=2),
+        nn.Conv2d(32, 32, 3, padding=2, dilation=2),
+        nn.Conv2d(32, 32, 3, padding=1, padding_mode="circular"),
+        nn.Conv2d(32, 32, 3, padding=1, dtype=torch.bfloat16),
+        nn.Conv2d(3, 32, 3, padding=1),
+        nn.Conv2d(32, 3, 3, padding=1),
+        nn.Conv2d(32, 32, 1),
+        nn.Linear(32, 32),
+    ],
+    ids=str,
+)
+def test_other_forms_do_not_fit(conv: nn.Module) -> None:
+    assert not AmxConv2d.fits(conv)
+
+
+@pytest.mark.parametrize(("pieces", "digits"), [(1, -0x10000), (2, -0x100), (3, -1)])
+def test_pieces_are_bfloat16_and_add_up(pieces: int, digits: int) -> None:
+    values = noise(1, 64, 8, 8) * torch.logspace(-20, 20, 64).view(64, 1, 1)
+    values = (values.view(torch.int32) & digits).view(torch.float32)
+    found = amx_conv._split(values)
+    assert len(found) == pieces
+    assert all(torch.equal(piece.bfloat16().float(), piece) for piece in found)
+    assert torch.equal(torch.stack(found).double().sum(0), values.double())
+    assert len(amx_conv._split(torch.zeros(3))) == 1
+
+
+def refuse(*arguments: Any) -> int:
+    return -1
+
+
+@pytest.mark.parametrize("refusal", ["numba", "linux", "another system"])
+def test_where_there_are_no_tiles_vectors_do_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: str) -> None:
+    info = load_info(tiny_model(tmp_path / "m"), "tiny")
+    amx.available.cache_clear()
+    if refusal == "numba":
+        monkeypatch.setitem(sys.modules, "service.engine.amx_kernels", None)
+    elif refusal == "linux":
+        monkeypatch.setattr(amx, "_request", refuse)
+    else:
+        monkeypatch.setattr(sys, "platform", "darwin")
+    form = ProjectedForward(load_unet(info), info, torch.device("cpu"), torch.float32)
+    amx.available.cache_clear()
+    assert form.plan == "projected, packed, kernels"
+    convolutions = [module for module in form._body.modules() if isinstance(module, FusedConv2d)]
+    assert convolutions
+    assert all(isinstance(module, PackedConv2d) for module in convolutions)
