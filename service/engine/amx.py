@@ -128,6 +128,16 @@ def address_of(typing, pointer):
     return int64(types.voidptr), generate
 
 
+@intrinsic
+def pointer_to(typing, address):
+    """A number as a pointer."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], POINTER)
+
+    return types.voidptr(int64), generate
+
+
 WIDE = 32  # values that `split` takes
 
 

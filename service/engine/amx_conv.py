@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from service.engine.norm import KernelGroupNorm, RowGroupNorm
 from service.engine.packing import Convolution, FusedConv2d, PackedConv2d
 
 log = logging.getLogger(__name__)
@@ -18,6 +19,7 @@ TILE = 16  # pixels, output channels
 DEPTH = 32  # input channels of a tile
 PIECES = 3  # bfloat16 that make a float32
 WORTH = 64  # products of a value, from which on it is worth taking it apart
+UNNORMED = (1, 0, 0.0, False, False)  # groups and so on, where there is no normalisation
 CACHE = 400_000  # bytes that the pieces of images taken at once should not exceed
 
 
@@ -50,13 +52,34 @@ class AmxConv2d(FusedConv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """As `nn.Conv2d`."""
-        return self._convolve(x, None)
+        return self._convolve(x, None, None, UNNORMED)
 
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
         """The convolution of `x` plus `other`, in one pass."""
-        return self._convolve(x, other.contiguous(memory_format=torch.channels_last))
+        return self._convolve(x, other, None, UNNORMED)
 
-    def _convolve(self, x: Tensor, other: Tensor | None) -> Tensor:
+    def after(
+        self,
+        norm: RowGroupNorm,
+        x: Tensor,
+        *,
+        silu: bool,
+        modulation: tuple[Tensor, Tensor] | None = None,
+        other: Tensor | None = None,
+    ) -> Tensor:
+        """The convolution of what `norm` makes of `x`, plus `other`, in one pass."""
+        if not isinstance(norm, KernelGroupNorm):
+            return super().after(norm, x, silu=silu, modulation=modulation, other=other)
+        addresses, rest = norm.arguments(modulation)
+        return self._convolve(x, other, addresses, (*rest, silu))
+
+    def _convolve(
+        self,
+        x: Tensor,
+        other: Tensor | None,
+        norm: tuple[int, int, int, int] | None,
+        form: tuple[int, int, float, bool, bool],
+    ) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
         rows, channels, height, width = x.shape
         out_channels, side = self._channels[1], self._side
@@ -66,12 +89,12 @@ class AmxConv2d(FusedConv2d):
             height, width = 1, height * width
         pixels = (height + side - 1) * (width + side - 1)
         together = min(rows, max(2, CACHE // (2 * PIECES * pixels * channels)))
-        work = torch.empty(PIECES * (together * pixels + TILE + side) * channels, dtype=torch.bfloat16)
-        strip = torch.empty(0 if width % TILE == 0 else together * (pixels + TILE) * out_channels)
+        to = output.data_ptr()
+        added = output if other is None else other.contiguous(memory_format=torch.channels_last)
         self._kernel(
-            *(x.data_ptr(), (output if other is None else other).data_ptr(), output.data_ptr()),
-            *(each.data_ptr() for each in (self._weight, self._constants, work, strip)),
-            *(rows, together, height, width, channels, out_channels, side, self._pieces, other is not None),
+            *(x.data_ptr(), added.data_ptr(), to, self._weight.data_ptr(), self._constants.data_ptr()),
+            *(rows, together, height, width, channels, out_channels, side, self._pieces),
+            *(other is not None, norm is not None, *(norm or (to, to, to, to)), *form),
         )
         return output
 

@@ -2,7 +2,8 @@
 
 Values are split into three bfloat16 whose sum they are, weights into as many as they need. All products that count are
 exact and added in float32: the result is nearer to that of float64 than a float32 convolution's. Every value is
-summed in an order that the layer's shape alone decides, so its bits depend on no other row.
+summed in an order that the layer's shape alone decides, so its bits depend on no other row. A group normalisation
+before it is done on the way, image by image, while they are in the cache.
 """
 
 from __future__ import annotations
@@ -12,15 +13,18 @@ from functools import cache
 
 import numpy as np
 from numba import carray, njit
-from numba.core.types import boolean, int64, void, voidptr
+from numba.core.types import boolean, float32, int64, void, voidptr
 
 from service.engine import amx
+from service.engine.cpu_kernels import normalise_float32
 from service.engine.kept import kept
 
 PIECES = 3  # of a value
 CHANNELS = amx.WIDE  # inputs of a tile, and outputs of two
 
-SIGNATURE = void(*[voidptr] * 7, *[int64] * 8, boolean)
+SIGNATURE = void(
+    *[voidptr] * 5, *[int64] * 8, boolean, boolean, *[voidptr] * 4, int64, int64, float32, boolean, boolean
+)
 
 # Sums of two by two tiles, 16 pixels by 16 channels each; two tiles of pixels, two of weights
 zero_00, zero_01, zero_10, zero_11 = map(amx.zero, range(4))
@@ -28,8 +32,17 @@ load_00, load_01, load_10, load_11 = map(amx.load, range(4))
 store_00, store_01, store_10, store_11 = map(amx.store, range(4))
 load_pixels_0, load_pixels_1, load_weights_0, load_weights_1 = map(amx.load, range(4, 8))
 dot_00, dot_01, dot_10, dot_11 = amx.dot(0, 4, 6), amx.dot(1, 4, 7), amx.dot(2, 5, 6), amx.dot(3, 5, 7)
-configure, release, address_of, split = amx.configure, amx.release, amx.address_of, amx.split
+configure, release, split, address_of, pointer_to = (
+    amx.configure, amx.release, amx.split, amx.address_of, amx.pointer_to,
+)  # fmt: skip
 ROWS, ROW_BYTES, BYTES = amx.ROWS, amx.ROW_BYTES, amx.BYTES
+
+
+@njit(inline="always")
+def _from_line(buffer, values):
+    """So many of the values of `buffer`, from the start of a cache line on."""
+    start = -buffer.ctypes.data % ROW_BYTES // buffer.itemsize
+    return buffer[start : start + values]
 
 
 @njit(inline="always")
@@ -101,32 +114,42 @@ def _gather(strip, output, other, row, height, width, padded, channels, plus):
 
 
 def _convolve(
-    x, other, output, weights, constants, work, strip,
+    x, other, output, weights, constants,
     rows, together, height, width, channels, out_channels, side, pieces, plus,
+    normalised, norm_weight, norm_bias, scale, shift, groups, scale_stride, eps, modulated, silu,
 ):  # fmt: skip
     """As `convolution` tells."""
     pad = side // 2
     padded, high = width + 2 * pad, height + 2 * pad
     planes, plane = channels // CHANNELS * PIECES, together * high * padded + ROWS + side
-    values = rows * height * width * out_channels
+    image, values = height * width * channels, rows * height * width * out_channels
     stride = 4 * out_channels
     block = (1 + side * side * channels // CHANNELS * pieces) * BYTES  # weights of 16 output channels, bias first
     lines = width % ROWS == 0  # then a tile is part of a line, else of a strip: an image's lines with their borders
     per_image = (height * (width if lines else padded) + ROWS - 1) // ROWS
-    pieces_of_x = carray(work, (planes, plane, CHANNELS), np.uint16)
-    strips = carray(strip, (together * per_image * ROWS * out_channels,), np.float32)
+    size = planes * plane * CHANNELS
+    work = _from_line(np.empty(size + CHANNELS, np.uint16), size).reshape((planes, plane, CHANNELS))
+    size = 0 if lines else together * per_image * ROWS * out_channels
+    strips = _from_line(np.empty(size + ROWS, np.float32), size).reshape((together, size // together))
+    clean = np.empty(image if normalised else 0, np.float32)
     outputs, others = carray(output, (values,), np.float32), carray(other, (values,), np.float32)
-    image, base, bank, ones = address_of(x), address_of(work), address_of(weights), address_of(constants)
+    base, bank, ones = work.ctypes.data, address_of(weights), address_of(constants)
     configure(ones + BYTES)
     for row in range(0, rows, together):
         count = min(together, rows - row)
         for i in range(count):
-            _fill(
-                image + 4 * (row + i) * height * width * channels, pieces_of_x, base, i * high * padded,
-                height, width, channels, pad,
-            )  # fmt: skip
+            source = address_of(x) + 4 * (row + i) * image
+            if normalised:
+                own = 4 * (row + i) * scale_stride
+                normalise_float32(
+                    pointer_to(source), pointer_to(clean.ctypes.data), norm_weight, norm_bias,
+                    pointer_to(address_of(scale) + own), pointer_to(address_of(shift) + own),
+                    1, height * width, channels, groups, scale_stride, eps, modulated, silu,
+                )  # fmt: skip
+                source = clean.ctypes.data
+            _fill(source, work, base, i * high * padded, height, width, channels, pad)
         tiles = count * per_image
-        into, begin = address_of(strip), int64(0)
+        into, begin = strips.ctypes.data, int64(0)
         if lines:
             first = row * height * width * stride
             into, begin = address_of(output) + first, address_of(other) + first
@@ -167,8 +190,7 @@ def _convolve(
                 store_11(into + to_1 + ROW_BYTES, stride)
         if not lines:
             for i in range(count):
-                start = i * per_image * ROWS * out_channels
-                _gather(strips[start:], outputs, others, row + i, height, width, padded, out_channels, plus)
+                _gather(strips[i], outputs, others, row + i, height, width, padded, out_channels, plus)
     release()
 
 
@@ -177,8 +199,10 @@ def convolution() -> Callable[..., None]:
     """The kernel, compiled now if this machine has not kept it. `service.engine.amx_conv` calls it.
 
     It takes addresses of `x` `[rows, height, width, channels]`, of `other` and of the output
-    `[rows, height, width, out_channels]`, of packed weights, of constants, and of two places to work in; then rows, how
-    many of them to take at once, height, width, channels, output channels, the kernel's side, pieces of a weight, and
-    whether `other` is to be added. Calls do not hold the interpreter's lock.
+    `[rows, height, width, out_channels]`, of packed weights and of constants; then rows, how many of them to take at
+    once, height, width, channels, output channels, the kernel's side, pieces of a weight, and whether `other` is to be
+    added. Whether `x` is to be normalised first, and for that what `service.engine.cpu_kernels.group_norm` takes of it:
+    addresses of weight, bias, scale and shift, groups, stride, eps, whether to modulate, whether SiLU follows. Calls
+    do not hold the interpreter's lock.
     """
     return kept(SIGNATURE, _convolve)

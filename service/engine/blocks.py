@@ -60,17 +60,18 @@ class QuickResnet(nn.Module):
 
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:
         """As `ResnetBlock2D`, with `temb` the projections that `service.engine.embedding` gives."""
-        hidden = self.norm1.activated(x)
-        if self.resample is not None:
-            x, hidden = self.resample(x), self.resample(hidden)
-        hidden = self.conv1(hidden)
-        embedding = self.time_emb_proj(temb)[:, :, None, None]
-        if self._scaled:
-            hidden = self.norm2.modulated(hidden, *embedding.chunk(2, dim=1))
+        if self.resample is None:
+            hidden = self.conv1.after(self.norm1, x, silu=True)
         else:
-            hidden = self.norm2.activated(hidden.add_(embedding))
+            hidden = self.conv1(self.resample(self.norm1.activated(x)))
+            x = self.resample(x)
+        modulation, embedding = None, self.time_emb_proj(temb)
+        if self._scaled:
+            modulation = embedding.chunk(2, dim=1)
+        else:
+            hidden.add_(embedding[:, :, None, None])
         shortcut = x if self.conv_shortcut is None else self.conv_shortcut(x)
-        output: Tensor = self.conv2.plus(hidden, shortcut)
+        output: Tensor = self.conv2.after(self.norm2, hidden, silu=True, modulation=modulation, other=shortcut)
         return output
 
 
@@ -80,7 +81,7 @@ class QuickAttention(nn.Module):
     def __init__(self, block: Any, shape: tuple[int, ...], convolution: Convolution) -> None:
         """`block` is an `Attention`, `shape` the `(C, H, W)` of its input."""
         super().__init__()
-        self.norm = nn.Identity() if block.group_norm is None else block.group_norm
+        self.norm = block.group_norm
         self._heads = block.heads
         parts = (block.to_q, block.to_k, block.to_v)
         weight = torch.cat([part.weight for part in parts])
@@ -110,7 +111,8 @@ class QuickAttention(nn.Module):
     def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
         """As `Attention` of an image `[B, C, H, W]` with itself; `temb` is passed by some blocks and unused."""
         rows, _, height, width = x.shape
-        qkv = self.to_qkv(self.norm(x)).permute(0, 2, 3, 1).reshape(rows, height * width, 3, self._heads, -1)
+        qkv = self.to_qkv(x) if self.norm is None else self.to_qkv.after(self.norm, x, silu=False)
+        qkv = qkv.permute(0, 2, 3, 1).reshape(rows, height * width, 3, self._heads, -1)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         with sdpa_kernel(WHOLE_SUMS, set_priority=True) if x.is_cuda else nullcontext():
             mixed = functional.scaled_dot_product_attention(query, key, value)

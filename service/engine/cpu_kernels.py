@@ -171,11 +171,17 @@ def _normalise(
             _write(values, outputs[row], load, store, centre, first, second)
 
 
-def _float32(x, y, weight, bias, scale, shift, rows, pixels, channels, groups, stride, eps, modulated, silu):
+@njit(inline="always")
+def normalise_float32(x, y, weight, bias, scale, shift, rows, pixels, channels, groups, stride, eps, modulated, silu):
+    """As `group_norm` tells, for a kernel that goes on from there."""
     _normalise(
         np.float32, _same, _same,
         x, y, weight, bias, scale, shift, rows, pixels, channels, groups, stride, eps, modulated, silu,
     )  # fmt: skip
+
+
+def _float32(x, y, weight, bias, scale, shift, rows, pixels, channels, groups, stride, eps, modulated, silu):
+    normalise_float32(x, y, weight, bias, scale, shift, rows, pixels, channels, groups, stride, eps, modulated, silu)
 
 
 def _bfloat16(x, y, weight, bias, scale, shift, rows, pixels, channels, groups, stride, eps, modulated, silu):

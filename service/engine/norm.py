@@ -39,14 +39,14 @@ class RowGroupNorm(nn.Module):
         return self.normalised(x, silu=True)
 
     def modulated(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        """SiLU of the above times `1 + scale` plus `shift`, both `[B, C, 1, 1]`, parts of one tensor."""
+        """SiLU of the above times `1 + scale` plus `shift`, both `[B, C]`, parts of one tensor."""
         return self.normalised(x, silu=True, modulation=(scale, shift))
 
     def normalised(self, x: Tensor, *, silu: bool, modulation: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Any of these for `x` `[B, C, H, W]`: all that another way to compute it has to replace."""
         weight, bias = self.weight, self.bias
         if modulation is not None:
-            scale, shift = modulation
+            scale, shift = (part[:, :, None, None] for part in modulation)
             factor = scale + 1
             weight, bias = factor * weight, torch.addcmul(shift, factor, bias)
         dtype, x = x.dtype, x.float()
@@ -71,13 +71,19 @@ class KernelGroupNorm(RowGroupNorm):
         rows, channels, height, width = x.shape
         x = x.contiguous(memory_format=torch.channels_last)
         output = torch.empty_like(x, memory_format=torch.channels_last)
-        scale, shift = modulation if modulation is not None else (self.weight, self.bias)
-        self._kernel(
-            *(each.data_ptr() for each in (x, output, self.weight, self.bias, scale, shift)),
-            *(rows, height * width, channels, self._grouped[1], scale.stride(0)),
-            *(self._eps, modulation is not None, silu),
-        )
+        addresses, rest = self.arguments(modulation)
+        self._kernel(x.data_ptr(), output.data_ptr(), *addresses, rows, height * width, channels, *rest, silu)
         return output
+
+    def arguments(
+        self, modulation: tuple[Tensor, Tensor] | None
+    ) -> tuple[tuple[int, int, int, int], tuple[int, int, float, bool]]:
+        """What a kernel is told of it: addresses of weight, bias, scale and shift, and what comes after channels."""
+        scale, shift = modulation if modulation is not None else (self.weight, self.bias)
+        return (
+            (self.weight.data_ptr(), self.bias.data_ptr(), scale.data_ptr(), shift.data_ptr()),
+            (self._grouped[1], scale.stride(0), self._eps, modulation is not None),
+        )
 
 
 def norm_kernel(dtype: torch.dtype) -> Kernel | None:

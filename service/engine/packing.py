@@ -12,6 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from service.engine.norm import RowGroupNorm
+
 PACKED_FOR_ROWS = 4  # oneDNN chooses the weights' layout for a batch size
 
 
@@ -21,6 +23,20 @@ class FusedConv2d(nn.Module, ABC):
     @abstractmethod
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
         """The convolution of `x` `[B, C, H, W]` plus `other` `[B, K, H', W']`."""
+
+    def after(
+        self,
+        norm: RowGroupNorm,
+        x: Tensor,
+        *,
+        silu: bool,
+        modulation: tuple[Tensor, Tensor] | None = None,
+        other: Tensor | None = None,
+    ) -> Tensor:
+        """The convolution of what `norm` makes of `x`, plus `other`."""
+        x = norm.normalised(x, silu=silu, modulation=modulation)
+        output: Tensor = self(x) if other is None else self.plus(x, other)
+        return output
 
 
 class PackedConv2d(FusedConv2d):

@@ -57,8 +57,6 @@ class TileGroupNorm(RowGroupNorm):
 
     def normalised(self, x: Tensor, *, silu: bool, modulation: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """As `RowGroupNorm`'s."""
-        if modulation is not None:
-            modulation = (modulation[0][:, :, 0, 0], modulation[1][:, :, 0, 0])
         weight, bias = self.weight.view(-1), self.bias.view(-1)
         return group_norm(x, self._grouped[1], self._eps, weight, bias, silu, modulation)
 

@@ -44,7 +44,7 @@ def noise(*shape: int) -> Tensor:
 
 def modulation(rows: int, channels: int) -> tuple[Tensor, Tensor]:
     """Scale and shift as a resnet block has them: columns of all blocks' projections."""
-    projections = noise(rows, 2 * channels + 7)[:, 3 : 3 + 2 * channels, None, None]
+    projections = noise(rows, 2 * channels + 7)[:, 3 : 3 + 2 * channels]
     scale, shift = projections.chunk(2, dim=1)
     return scale, shift
 
