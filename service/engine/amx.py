@@ -136,31 +136,3 @@ def pointer_to(typing, address):
         return builder.inttoptr(arguments[0], POINTER)
 
     return types.voidptr(int64), generate
-
-
-WIDE = 32  # values that `split` takes
-
-
-@intrinsic
-def split(typing, source, high, middle, low):
-    """32 values float32 at `source` into three bfloat16 each whose sum is exactly the value, at 2-byte addresses.
-
-    Each is what is left, cut off after the eighth significant digit; a float32 has three times eight.
-    """
-
-    def generate(context, builder, signature, arguments):
-        integers, floats = ir.VectorType(ir.IntType(32), WIDE), ir.VectorType(ir.FloatType(), WIDE)
-        halves, stored = ir.VectorType(ir.IntType(16), 2 * WIDE), ir.VectorType(ir.IntType(16), WIDE)
-        upper = ir.Constant(integers, [0xFFFF0000] * WIDE)
-        odd = ir.Constant(ir.VectorType(ir.IntType(32), WIDE), list(range(1, 2 * WIDE, 2)))
-        value = builder.load(builder.inttoptr(arguments[0], ir.PointerType(floats)), align=4)
-        for i, address in enumerate(arguments[1:]):
-            bits = builder.bitcast(value, integers)
-            pairs = builder.bitcast(bits, halves)
-            piece = builder.shuffle_vector(pairs, ir.Constant(halves, ir.Undefined), odd)
-            builder.store(piece, builder.inttoptr(address, ir.PointerType(stored)), align=2)
-            if i < 2:
-                value = builder.fsub(value, builder.bitcast(builder.and_(bits, upper), floats))
-        return context.get_dummy_value()
-
-    return types.void(int64, int64, int64, int64), generate

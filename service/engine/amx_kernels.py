@@ -16,11 +16,12 @@ from numba import carray, njit
 from numba.core.types import boolean, float32, int64, void, voidptr
 
 from service.engine import amx
-from service.engine.cpu_kernels import normalise_float32
+from service.engine.cpu_kernels import find_factors, same, together_of
 from service.engine.kept import kept
+from service.engine.vectors import WIDE, split, split_activated, split_normalised
 
 PIECES = 3  # of a value
-CHANNELS = amx.WIDE  # inputs of a tile, and outputs of two
+CHANNELS = WIDE  # inputs of a tile, and outputs of two
 
 SIGNATURE = void(
     *[voidptr] * 5, *[int64] * 8, boolean, boolean, *[voidptr] * 4, int64, int64, float32, boolean, boolean
@@ -32,9 +33,7 @@ load_00, load_01, load_10, load_11 = map(amx.load, range(4))
 store_00, store_01, store_10, store_11 = map(amx.store, range(4))
 load_pixels_0, load_pixels_1, load_weights_0, load_weights_1 = map(amx.load, range(4, 8))
 dot_00, dot_01, dot_10, dot_11 = amx.dot(0, 4, 6), amx.dot(1, 4, 7), amx.dot(2, 5, 6), amx.dot(3, 5, 7)
-configure, release, split, address_of, pointer_to = (
-    amx.configure, amx.release, amx.split, amx.address_of, amx.pointer_to,
-)  # fmt: skip
+configure, release, address_of, pointer_to = amx.configure, amx.release, amx.address_of, amx.pointer_to
 ROWS, ROW_BYTES, BYTES = amx.ROWS, amx.ROW_BYTES, amx.BYTES
 
 
@@ -46,8 +45,11 @@ def _from_line(buffer, values):
 
 
 @njit(inline="always")
-def _fill(image, work, base, first, height, width, channels, pad):
-    """The pieces of an image, with a border of zeros, into planes of `work` (at `base`) from pixel `first` on."""
+def _fill(image, work, base, first, height, width, channels, pad, factors, normalised, silu):
+    """The pieces of an image, with a border of zeros, into planes of `work` (at `base`) from pixel `first` on.
+
+    It is normalised on the way by `factors`, as `find_factors` leaves them, if they are to be used.
+    """
     padded = width + 2 * pad
     for plane in range(work.shape[0]):
         work[plane, first : first + pad * padded + pad] = 0
@@ -56,14 +58,23 @@ def _fill(image, work, base, first, height, width, channels, pad):
             work[plane, end - pad : end + pad] = 0
         work[plane, first + (height + pad) * padded - pad : first + (height + 2 * pad) * padded] = 0
     bytes_of_plane = work.shape[1] * ROW_BYTES
+    apart = factors.strides[0]
     for y in range(height):
         to = base + (first + (y + pad) * padded + pad) * ROW_BYTES
         for x in range(width):
             source = image + 4 * (y * width + x) * channels
+            mean = factors.ctypes.data
             for plane in range(0, work.shape[0], PIECES):
                 high = to + plane * bytes_of_plane
-                split(source, high, high + bytes_of_plane, high + 2 * bytes_of_plane)
+                middle, low = high + bytes_of_plane, high + 2 * bytes_of_plane
+                if not normalised:
+                    split(source, high, middle, low)
+                elif silu:
+                    split_activated(source, mean, mean + apart, mean + 2 * apart, high, middle, low)
+                else:
+                    split_normalised(source, mean, mean + apart, mean + 2 * apart, high, middle, low)
                 source += 4 * CHANNELS
+                mean += 4 * CHANNELS
             to += ROW_BYTES
 
 
@@ -131,7 +142,11 @@ def _convolve(
     work = _from_line(np.empty(size + CHANNELS, np.uint16), size).reshape((planes, plane, CHANNELS))
     size = 0 if lines else together * per_image * ROWS * out_channels
     strips = _from_line(np.empty(size + ROWS, np.float32), size).reshape((together, size // together))
-    clean = np.empty(image if normalised else 0, np.float32)
+    pixels = together_of(height * width, channels)
+    images = carray(x, (rows, height * width // pixels, pixels * channels), np.float32)
+    factors = np.empty((5, pixels * channels), np.float32)
+    weight, bias = carray(norm_weight, (channels,), np.float32), carray(norm_bias, (channels,), np.float32)
+    scales, shifts = carray(scale, (rows, scale_stride), np.float32), carray(shift, (rows, scale_stride), np.float32)
     outputs, others = carray(output, (values,), np.float32), carray(other, (values,), np.float32)
     base, bank, ones = work.ctypes.data, address_of(weights), address_of(constants)
     configure(ones + BYTES)
@@ -140,14 +155,11 @@ def _convolve(
         for i in range(count):
             source = address_of(x) + 4 * (row + i) * image
             if normalised:
-                own = 4 * (row + i) * scale_stride
-                normalise_float32(
-                    pointer_to(source), pointer_to(clean.ctypes.data), norm_weight, norm_bias,
-                    pointer_to(address_of(scale) + own), pointer_to(address_of(shift) + own),
-                    1, height * width, channels, groups, scale_stride, eps, modulated, silu,
+                find_factors(
+                    images[row + i], same, weight, bias, scales[row + i], shifts[row + i],
+                    height * width, channels, groups, eps, modulated, factors,
                 )  # fmt: skip
-                source = clean.ctypes.data
-            _fill(source, work, base, i * high * padded, height, width, channels, pad)
+            _fill(source, work, base, i * high * padded, height, width, channels, pad, factors, normalised, silu)
         tiles = count * per_image
         into, begin = strips.ctypes.data, int64(0)
         if lines:

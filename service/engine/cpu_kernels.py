@@ -46,7 +46,8 @@ def _exp(x):
 
 
 @njit(inline="always")
-def _same(value):
+def same(value):
+    """A float32 is one already."""
     return value
 
 
@@ -102,86 +103,99 @@ def _gather(values, channels):
 
 
 @njit(inline="always")
+def together_of(pixels, channels):
+    """How many pixels are taken together."""
+    together = 1
+    while together * channels < ENOUGH and pixels % (2 * together) == 0:
+        together *= 2
+    return together
+
+
+@njit(inline="always")
+def find_factors(values, load, weights, biases, scales, shifts, pixels, channels, groups, eps, modulated, scratch):
+    """What makes an image `[high, wide]` normal: its values less `scratch[0]`, times `scratch[1]`, plus `scratch[2]`.
+
+    A line of it, and of `scratch`, has the channels of one pixel or more; all else is `[channels]`.
+    """
+    high, wide = values.shape
+    together, each = wide // channels, channels // groups
+    count, share = np.float32(pixels), ONE / np.float32(each * pixels)
+    centre, first, second, part, square = scratch[0], scratch[1], scratch[2], scratch[3], scratch[4]
+    # Moments about where values lie: about zero, a variance far below the mean's square would lose its digits.
+    centre[:] = ZERO
+    sampled = min(SAMPLED, high)
+    for i in range(sampled):
+        for j in range(wide):
+            centre[j] += load(values[i, j])
+    _gather(centre, channels)
+    for c in range(channels):
+        centre[c] /= np.float32(sampled * together)
+    _repeat(centre, channels)
+    first[:] = ZERO
+    second[:] = ZERO
+    for start in range(0, high, BLOCK):
+        part[:] = ZERO
+        square[:] = ZERO
+        _add_moments(values[start : start + BLOCK], load, centre, part, square)
+        for j in range(wide):
+            first[j] += part[j]
+            second[j] += square[j]
+    _gather(first, channels)
+    _gather(second, channels)
+    for start in range(0, channels, each):
+        total = ZERO
+        for c in range(start, start + each):
+            total += first[c] + count * (centre[c] - centre[start])
+        mean = centre[start] + total * share
+        total = ZERO
+        for c in range(start, start + each):
+            off = mean - centre[c]
+            total += second[c] + off * (count * off - TWO * first[c])
+        factor = ONE / np.sqrt(total * share + eps)
+        for c in range(start, start + each):
+            centre[c] = mean
+            first[c] = factor
+    for c in range(channels):
+        first[c] *= weights[c]
+        second[c] = biases[c]
+    if modulated:
+        for c in range(channels):
+            factor = ONE + scales[c]
+            first[c] *= factor
+            second[c] = second[c] * factor + shifts[c]
+    _repeat(centre, channels)
+    _repeat(first, channels)
+    _repeat(second, channels)
+
+
+@njit(inline="always")
 def _normalise(
     kind, load, store,
     x, y, weight, bias, scale, shift, rows, pixels, channels, groups, stride, eps, modulated, silu,
 ):  # fmt: skip
     """As `group_norm` tells, for images of `kind`, whose values `load` turns into float32 and `store` back."""
-    together = 1
-    while together * channels < ENOUGH and pixels % (2 * together) == 0:
-        together *= 2
+    together = together_of(pixels, channels)
     wide, high = together * channels, pixels // together
     inputs, outputs = carray(x, (rows, high, wide), kind), carray(y, (rows, high, wide), kind)
     weights, biases = carray(weight, (channels,), np.float32), carray(bias, (channels,), np.float32)
     scales, shifts = carray(scale, (rows, stride), np.float32), carray(shift, (rows, stride), np.float32)
-    each = channels // groups
-    count, share = np.float32(pixels), ONE / np.float32(each * pixels)
     scratch = np.empty((5, wide), np.float32)
-    centre, first, second, part, square = scratch[0], scratch[1], scratch[2], scratch[3], scratch[4]
     for row in range(rows):
         values = inputs[row]
-        # Moments about where values lie: about zero, a variance far below the mean's square would lose its digits.
-        centre[:] = ZERO
-        sampled = min(SAMPLED, high)
-        for i in range(sampled):
-            for j in range(wide):
-                centre[j] += load(values[i, j])
-        _gather(centre, channels)
-        for c in range(channels):
-            centre[c] /= np.float32(sampled * together)
-        _repeat(centre, channels)
-        first[:] = ZERO
-        second[:] = ZERO
-        for start in range(0, high, BLOCK):
-            part[:] = ZERO
-            square[:] = ZERO
-            _add_moments(values[start : start + BLOCK], load, centre, part, square)
-            for j in range(wide):
-                first[j] += part[j]
-                second[j] += square[j]
-        _gather(first, channels)
-        _gather(second, channels)
-        for start in range(0, channels, each):
-            total = ZERO
-            for c in range(start, start + each):
-                total += first[c] + count * (centre[c] - centre[start])
-            mean = centre[start] + total * share
-            total = ZERO
-            for c in range(start, start + each):
-                off = mean - centre[c]
-                total += second[c] + off * (count * off - TWO * first[c])
-            factor = ONE / np.sqrt(total * share + eps)
-            for c in range(start, start + each):
-                centre[c] = mean
-                first[c] = factor
-        for c in range(channels):
-            first[c] *= weights[c]
-            second[c] = biases[c]
-        if modulated:
-            for c in range(channels):
-                factor = ONE + scales[row, c]
-                first[c] *= factor
-                second[c] = second[c] * factor + shifts[row, c]
-        _repeat(centre, channels)
-        _repeat(first, channels)
-        _repeat(second, channels)
+        find_factors(
+            values, load, weights, biases, scales[row], shifts[row], pixels, channels, groups, eps, modulated, scratch
+        )
         if silu:
-            _write_silu(values, outputs[row], load, store, centre, first, second)
+            _write_silu(values, outputs[row], load, store, scratch[0], scratch[1], scratch[2])
         else:
-            _write(values, outputs[row], load, store, centre, first, second)
-
-
-@njit(inline="always")
-def normalise_float32(x, y, weight, bias, scale, shift, rows, pixels, channels, groups, stride, eps, modulated, silu):
-    """As `group_norm` tells, for a kernel that goes on from there."""
-    _normalise(
-        np.float32, _same, _same,
-        x, y, weight, bias, scale, shift, rows, pixels, channels, groups, stride, eps, modulated, silu,
-    )  # fmt: skip
+            _write(values, outputs[row], load, store, scratch[0], scratch[1], scratch[2])
 
 
 def _float32(x, y, weight, bias, scale, shift, rows, pixels, channels, groups, stride, eps, modulated, silu):
-    normalise_float32(x, y, weight, bias, scale, shift, rows, pixels, channels, groups, stride, eps, modulated, silu)
+    _normalise(
+        np.float32, same, same,
+        x, y, weight, bias, scale, shift, rows, pixels, channels, groups, stride, eps, modulated, silu,
+    )  # fmt: skip
 
 
 def _bfloat16(x, y, weight, bias, scale, shift, rows, pixels, channels, groups, stride, eps, modulated, silu):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from service.engine import amx, amx_conv
 from service.engine.amx_conv import AmxConv2d, amx_convolution
 from service.engine.forward import ProjectedForward
+from service.engine.norm import KernelGroupNorm, RowGroupNorm, norm_kernel
 from service.engine.packing import FusedConv2d, PackedConv2d
 from service.models.folder import load_info
 from service.models.loader import load_unet
@@ -99,6 +101,56 @@ def test_bits_of_a_row_do_not_depend_on_its_company(
         assert torch.equal(ours(alone)[0], together[row])
         assert torch.equal(ours.plus(alone, its_other)[0], added[row])
     assert torch.equal(ours(x), together)
+
+
+@with_tiles
+@pytest.mark.parametrize(("channels", "out_channels", "height", "width", "side"), SHAPES)
+@pytest.mark.parametrize("silu", [False, True])
+def test_a_norm_on_the_way_is_as_good_as_one_before(
+    channels: int, out_channels: int, height: int, width: int, side: int, silu: bool
+) -> None:
+    kernel = norm_kernel(torch.float32)
+    assert kernel is not None
+    norm = nn.GroupNorm(8, channels).requires_grad_(False)
+    norm.weight.normal_(generator=torch.Generator().manual_seed(4))
+    own = RowGroupNorm(norm)
+    conv = convolution(channels, out_channels, side, torch.bfloat16)
+    ours, exact = by_tiles(conv), copy.deepcopy(conv).double()
+    x, other = 20 * noise(3, channels, height, width) + 5, noise(3, out_channels, height, width, seed=3)
+    scale, shift = noise(3, 2 * channels + 3, 1, 1, seed=5)[:, 2 : 2 + 2 * channels, 0, 0].chunk(2, dim=1)
+    for modulation, added in ((None, None), ((scale, shift), None), ((scale, shift), other), (None, other)):
+        found = ours.after(KernelGroupNorm(norm, kernel), x, silu=silu, modulation=modulation, other=added)
+        hidden = own.normalised(x, silu=silu, modulation=modulation)
+        expected = exact(hidden.double()) + (0 if added is None else added)
+        assert torch.allclose(found.double(), expected, rtol=1e-5, atol=2e-5)
+        assert torch.equal(
+            ours.after(own, x, silu=silu, modulation=modulation, other=added), apart(ours, hidden, added)
+        )
+    for row in range(len(x)):
+        alone = ours.after(KernelGroupNorm(norm, kernel), x[row : row + 1].clone(), silu=silu)
+        assert torch.equal(alone[0], ours.after(KernelGroupNorm(norm, kernel), x, silu=silu)[row])
+
+
+def apart(conv: AmxConv2d, hidden: Tensor, other: Tensor | None) -> Tensor:
+    return conv(hidden) if other is None else conv.plus(hidden, other)
+
+
+@with_tiles
+def test_silu_on_the_way_is_exact_from_end_to_end() -> None:
+    """Of values far below zero nothing is left, of those far above all, and in between what float64 says."""
+    kernel = norm_kernel(torch.float32)
+    assert kernel is not None
+    norm = nn.GroupNorm(1, 32).requires_grad_(False)
+    conv = nn.Conv2d(32, 64, 1, bias=False).requires_grad_(False)
+    conv.weight.copy_(torch.cat([torch.eye(32), torch.eye(32)])[:, :, None, None])
+    x = torch.linspace(-1, 1, 32 * 256).view(1, 32, 16, 16)
+    norm.weight.fill_(60)
+    ours, norm_ours = by_tiles(conv), KernelGroupNorm(norm, kernel)
+    found = ours.after(norm_ours, x, silu=True)[:, :32]
+    values = ours.after(norm_ours, x, silu=False)[:, :32].double()
+    assert float(values.min()) < -90
+    assert float(values.max()) > 90
+    assert torch.allclose(found.double(), values * values.sigmoid(), rtol=2e-6, atol=1e-30)
 
 
 @with_tiles

@@ -64,7 +64,7 @@ def test_every_form_is_as_exact_as_by_operators(
     expected = [
         plain,
         functional.silu(plain),
-        functional.silu(plain * (1 + scale.double()) + shift.double()),
+        functional.silu(plain * (1 + scale.double()[:, :, None, None]) + shift.double()[:, :, None, None]),
     ]
     operators, kernel = RowGroupNorm(norm), kernel_norm(norm, dtype)
     for exact, usual, found in zip(

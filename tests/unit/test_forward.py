@@ -113,7 +113,7 @@ def test_what_cannot_be_compiled_runs_as_it_would_without(tmp_path: Path, caplog
 def test_packing_that_changes_the_output_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A form that is off falls back, and the network then computes the same as before."""
     info = made(tmp_path / "m", "plain")
-    monkeypatch.setattr(RowGroupNorm, "activated", lambda self, x: x)
+    monkeypatch.setattr(QuickAttention, "forward", lambda self, x, temb=None: x)
     form = ProjectedForward(load_unet(info), info, CPU, torch.float32)
     x = torch.randn(4, *info.latent_shape, generator=torch.Generator().manual_seed(1))
     assert form.plan == "projected"
