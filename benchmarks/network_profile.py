@@ -1,8 +1,9 @@
 """Where the time of a network forward and of the steps around it goes, in this process and without a server.
 
 Kinds are those of `torch.profiler`'s operators: each one's own time goes to the scope it ran in (a group norm, an
-attention block), else to what its name says; the interpreter's time between operators is a kind of its own. The
-profiler slows small operators more than large ones, so its shares are taken of a time measured without it. CPU only.
+attention block, a convolution by tile instructions with the norm before it), else to what its name says; the
+interpreter's time between operators is a kind of its own. The profiler slows small operators more than large ones, so
+its shares are taken of a time measured without it. CPU only.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
+from service.engine.amx_conv import AmxConv2d
 from service.engine.blocks import QuickAttention
 from service.engine.cpu import ROWS, rows_of_part, team_size
 from service.engine.embedding import Key
-from service.engine.forward import Forward, build_forward
+from service.engine.forward import Forward, ProjectedForward, build_forward
 from service.engine.heap import keep_freed_memory
 from service.engine.lanes import Lanes
 from service.engine.norm import KernelGroupNorm
@@ -49,6 +51,7 @@ BY_NAME: Final = (  # the first whose words are in an operator's name
 FORWARD: Final = "forward"
 SIDE: Final = 1024  # of the matrices whose product tells the peak
 PROFILED: Final = 5  # forwards
+PRODUCTS: Final = {1: 3, 2: 5, 3: 6}  # of bfloat16 for one of float32, by pieces of a weight
 
 
 def mean_ms(run: Callable[[], object], seconds: float) -> float:
@@ -77,6 +80,19 @@ def matmul_peak(dtype: torch.dtype, threads: int, lanes: int, seconds: float) ->
     return lanes * 4 * 2 * SIDE**3 / best / 1e6
 
 
+def pieces_of_weights(forward: Forward) -> int:
+    """How many a convolution's weights are split into for tile instructions; 0 where those are not used."""
+    modules = forward._body.modules() if isinstance(forward, ProjectedForward) else ()
+    return max((module._pieces for module in modules if isinstance(module, AmxConv2d)), default=0)
+
+
+def peak(dtype: torch.dtype, pieces: int, threads: int, lanes: int, seconds: float) -> float:
+    """GFLOP/s that products in `dtype` could reach, by the instructions that are used."""
+    if pieces:
+        return matmul_peak(torch.bfloat16, threads, lanes, seconds) / PRODUCTS[pieces]
+    return matmul_peak(dtype, threads, lanes, seconds)
+
+
 def gflop_per_image_step(info: ModelInfo) -> dict[str, float]:
     """GFLOP (a multiplication and an addition are two) of one row by `CONV` and `ATTENTION`, as diffusers runs it."""
     unet = load_unet(info, torch.device("cpu"))
@@ -95,8 +111,12 @@ def inputs(info: ModelInfo, forward: Forward, rows: int) -> tuple[Tensor, tuple[
 
 
 def install_scopes() -> None:
-    """Names what runs in group norms and attention blocks for the profiler."""
-    for kind, owner, name in ((NORM, KernelGroupNorm, "normalised"), (ATTENTION, QuickAttention, "forward")):
+    """Names for the profiler what it would not see, or not tell apart."""
+    for kind, owner, name in (
+        (NORM, KernelGroupNorm, "normalised"),
+        (CONV, AmxConv2d, "_convolve"),
+        (ATTENTION, QuickAttention, "forward"),
+    ):
         setattr(owner, name, scoped(kind, getattr(owner, name)))
 
 
@@ -117,9 +137,9 @@ def kind_of(event: Any) -> str:
     while event is not None and event.name != FORWARD:
         around.append(event.name)
         event = event.cpu_parent
-    scopes = [name for name in around if name in (NORM, ATTENTION)]
+    scopes = [name for name in around if name in (NORM, CONV, ATTENTION)]
     if scopes:
-        return scopes[0]
+        return scopes[0] if scopes[0] == NORM else scopes[-1]  # a block's linear layers are convolutions of one pixel
     found = [kind for name in around for kind, words in BY_NAME if any(word in name for word in words)]
     return found[0] if found else OTHER
 
@@ -159,6 +179,7 @@ def network_profile(info: ModelInfo, dtype: str, cores: int, seconds: float) -> 
     found: dict[str, Any] = {"gflop_per_image_step": gflop_per_image_step(info)}
     with torch.inference_mode():
         forward = build_forward(unet, info, torch.device("cpu"), kind)
+        pieces = pieces_of_weights(forward)
         single, full = inputs(info, forward, 1), inputs(info, forward, largest)
         times = {}
         for threads in sorted({1, team_size(1, cores)}):
@@ -175,7 +196,7 @@ def network_profile(info: ModelInfo, dtype: str, cores: int, seconds: float) -> 
         lanes.close()
         found["full"] = {"rows": largest * cores, "threads": 1, "lanes": cores, "ms": whole, "shares": split}
     for each in (found["single"], found["full"]):
-        each["peak_gflops"] = matmul_peak(kind, each["threads"], each["lanes"], seconds)
+        each["peak_gflops"] = peak(kind, pieces, each["threads"], each["lanes"], seconds)
         each["kinds_ms"] = {name: each["ms"] * share for name, share in each.pop("shares").items()}
     return found
 

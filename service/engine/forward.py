@@ -198,6 +198,8 @@ def build_forward(
         if device.type == "cpu" and separable(unet) and dtype in PACKED and has_units(dtype):
             from service.engine.compiled import CompiledForward
 
+            if dtype == torch.float32 and amx_convolution() is not None:
+                log.warning("this CPU has tile instructions, and float32 is quicker by them than compiled")
             return CompiledForward(unet, info, dtype, compiled)
         log.warning("%s is not compiled: that is for the CPU, and for number types it has units for", info.name)
     if separable(unet):
