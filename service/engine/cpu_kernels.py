@@ -24,9 +24,11 @@ ZERO, ONE, TWO = np.float32(0), np.float32(1), np.float32(2)
 # exp(x) = 2^n exp(r), |r| <= ln 2 / 2: the polynomial of Cephes' expf (Moshier), off by 2 of the last bit at most
 LOG2_E = np.float32(1.44269504088896341)
 LN_2_HIGH, LN_2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
-C2, C3, C4, C5, C6, C7 = map(
-    np.float32,
-    (5.0000001201e-1, 1.6666665459e-1, 4.1665795894e-2, 8.3334519073e-3, 1.3981999507e-3, 1.9875691500e-4),
+POLYNOMIAL = C7, C6, C5, C4, C3, C2 = tuple(
+    map(
+        np.float32,
+        (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1),
+    )
 )
 LEAST, MOST = np.float32(-87), np.float32(88)  # where exp is a normal number
 ROUNDER = np.float32(1.5 * 2**23)  # adding and subtracting it rounds to the nearest integer

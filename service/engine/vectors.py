@@ -5,11 +5,12 @@ Numba's own loops use half of a vector register's width.
 
 from __future__ import annotations
 
-import numpy as np
 from llvmlite import ir
 from numba import int64, types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from service.engine.cpu_kernels import BIAS, LEAST, LN_2_HIGH, LN_2_LOW, LOG2_E, MANTISSA, MOST, POLYNOMIAL, ROUNDER
 
 WIDE = 32  # values
 HALF = WIDE // 2  # of a register
@@ -19,16 +20,9 @@ INTEGERS, FLOATS = ir.VectorType(INTEGER, HALF), ir.VectorType(FLOAT, HALF)
 PAIRS, PIECE = ir.VectorType(SHORT, WIDE), ir.VectorType(SHORT, WIDE)
 UPPER = ir.Constant(ir.VectorType(INTEGER, WIDE), list(range(1, 2 * WIDE, 2)))  # which halves of integers
 
-# exp(x) = 2^n exp(r), |r| <= ln 2 / 2: the polynomial of Cephes' expf (Moshier), as in `service.engine.cpu_kernels`
-LEAST, MOST = -87.0, 88.0
-LOG2_E, LN_2_HIGH, LN_2_LOW = 1.44269504088896341, 0.693359375, -2.12194440e-4
-POLYNOMIAL = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
-ROUNDER = 1.5 * 2**23
-BIAS, MANTISSA = 127, 23
-
 
 def _all(value):
-    return ir.Constant(FLOATS, [float(np.float32(value))] * HALF)  # LLVM takes only what a float32 can hold
+    return ir.Constant(FLOATS, [float(value)] * HALF)
 
 
 class Vectors:
@@ -49,7 +43,7 @@ class Vectors:
         return self.builder.call(function, [a, b, c])
 
     def silu(self, x):
-        """x / (1 + exp(-x)), off by 4 of the last bit at most."""
+        """x / (1 + exp(-x)), with exp as in `service.engine.cpu_kernels`."""
         builder = self.builder
         t = builder.fneg(x)
         for order, bound in ((">", LEAST), ("<", MOST)):
@@ -60,8 +54,8 @@ class Vectors:
         for coefficient in POLYNOMIAL[1:]:
             p = self.fma(p, r, _all(coefficient))
         p = builder.fadd(self.fma(builder.fmul(p, r), r, r), _all(1.0))
-        exponent = builder.add(builder.fptosi(n, INTEGERS), ir.Constant(INTEGERS, [BIAS] * HALF))
-        power = builder.bitcast(builder.shl(exponent, ir.Constant(INTEGERS, [MANTISSA] * HALF)), FLOATS)
+        exponent = builder.add(builder.fptosi(n, INTEGERS), ir.Constant(INTEGERS, [int(BIAS)] * HALF))
+        power = builder.bitcast(builder.shl(exponent, ir.Constant(INTEGERS, [int(MANTISSA)] * HALF)), FLOATS)
         below = self.fma(p, power, _all(1.0))
         guess = self._reciprocal(below)  # to 14 digits; Newton's step doubles them
         return builder.fmul(x, builder.fmul(guess, self.fma(builder.fneg(below), guess, _all(2.0))))
