@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from service.engine import amx
+from service.engine import amx, compiled
 from service.engine import forward as forwards
 from service.engine.blocks import QuickAttention, QuickResnet
 from service.engine.cpu import CpuNetwork
@@ -108,6 +108,18 @@ def test_what_cannot_be_compiled_runs_as_it_would_without(tmp_path: Path, caplog
     assert isinstance(build_forward(load_unet(info), info, CPU, torch.float16, wanted), ProjectedForward)
     assert caplog.text.count("tiny is not compiled") == 2
     assert not (tmp_path / "compiled").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiling_what_tiles_do_quicker_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, dtype: torch.dtype
+) -> None:
+    info = made(tmp_path / "m", "plain")
+    wanted = EngineConfig("cpu", "auto", 2, 8, 1.0, True, str(tmp_path), compile=True)
+    monkeypatch.setattr(compiled, "CompiledForward", lambda *_: "compiled")
+    monkeypatch.setattr(forwards, "has_units", lambda dtype: True)
+    assert build_forward(load_unet(info), info, CPU, dtype, wanted) == "compiled"
+    assert ("tile instructions" in caplog.text) == (dtype == torch.float32 and amx.available())
 
 
 def test_packing_that_changes_the_output_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
