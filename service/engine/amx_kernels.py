@@ -15,7 +15,7 @@ import numpy as np
 from numba import carray, njit
 from numba.core.types import boolean, float32, int64, void, voidptr
 
-from service.engine import amx
+from service.engine import amx, cpu_kernels, vectors
 from service.engine.cpu_kernels import find_factors, same, together_of
 from service.engine.kept import kept
 from service.engine.vectors import WIDE, split, split_activated, split_normalised
@@ -217,4 +217,4 @@ def convolution() -> Callable[..., None]:
     addresses of weight, bias, scale and shift, groups, stride, eps, whether to modulate, whether SiLU follows. Calls
     do not hold the interpreter's lock.
     """
-    return kept(SIGNATURE, _convolve)
+    return kept(SIGNATURE, _convolve, amx, cpu_kernels, vectors)

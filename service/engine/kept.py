@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from pickle import PickleError
+from types import ModuleType
 from typing import Any
 
 from numba import cfunc
@@ -13,14 +16,24 @@ from numba import cfunc
 log = logging.getLogger(__name__)
 
 
-def kept(signature: Any, function: Callable[..., None]) -> Callable[..., None]:
-    """`function` compiled, now if this machine has not kept it. Calls do not hold the interpreter's lock."""
+def kept(signature: Any, function: Callable[..., None], *parts: ModuleType) -> Callable[..., None]:
+    """`function` compiled, now if this machine has not kept it. Calls do not hold the interpreter's lock.
+
+    `parts` are the other modules that it takes functions from: Numba looks at a kernel's own file alone when it asks
+    whether what it kept is still right.
+    """
     compiling = partial(cfunc, signature, fastmath={"contract"}, error_model="numpy")
     compiled: Any
     try:
+        if parts:
+            function.__qualname__ = f"{function.__name__}_{_digest(parts)}"  # part of the name it is kept under
         compiled = compiling(cache=True)(function)
     except (OSError, RuntimeError, EOFError, PickleError) as error:  # nowhere to keep it, or nothing that can be used
         log.warning("compiling a kernel anew, as every start will: %s", error)
         compiled = compiling()(function)
     call: Callable[..., None] = compiled.ctypes
     return call
+
+
+def _digest(parts: tuple[ModuleType, ...]) -> str:
+    return hashlib.sha256(b"".join(Path(str(part.__file__)).read_bytes() for part in parts)).hexdigest()[:16]

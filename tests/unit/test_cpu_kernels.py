@@ -5,15 +5,18 @@ from __future__ import annotations
 import copy
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numba
 import pytest
 import torch
+from numba.core.types import int64, void
 from torch import Tensor, nn
 from torch.nn import functional
 
 from service.engine.cpu_kernels import group_norm
 from service.engine.forward import ProjectedForward
+from service.engine.kept import kept
 from service.engine.norm import KernelGroupNorm, RowGroupNorm, norm_kernel
 from service.models.folder import load_info
 from service.models.loader import load_unet
@@ -140,3 +143,17 @@ def test_a_kept_kernel_that_cannot_be_read_is_made_anew(
     assert "compiling a kernel anew" in caplog.text
     x = noise(2, 32, 6, 6)
     assert torch.equal(again(x), kernel_norm(made(32, 8), torch.float32)(x))
+
+
+def test_a_kept_kernel_of_which_a_part_has_changed_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "cache"))
+    part = ModuleType("part")
+    part.__file__ = str(tmp_path / "part.py")
+    made = []
+    for source in ("", "", "changed"):
+        (tmp_path / "part.py").write_text(source)
+        kept(void(int64), lambda number: None, part)
+        made.append(len(list(tmp_path.glob("cache/*/*.nbc"))))
+    assert made == [1, 1, 2]
