@@ -67,7 +67,7 @@ class AmxConv2d(FusedConv2d):
         modulation: tuple[Tensor, Tensor] | None = None,
         other: Tensor | None = None,
     ) -> Tensor:
-        """The convolution of what `norm` makes of `x`, plus `other`, in one pass."""
+        """As `FusedConv2d`'s, in one pass."""
         if not isinstance(norm, KernelGroupNorm):
             return super().after(norm, x, silu=silu, modulation=modulation, other=other)
         addresses, rest = norm.arguments(modulation)
@@ -99,16 +99,23 @@ class AmxConv2d(FusedConv2d):
         return output
 
 
-def amx_convolution() -> Convolution | None:
-    """Makes one of these, or where it does not fit a `PackedConv2d`; None where the processor or Numba cannot."""
+def has_tiles() -> bool:
+    """Whether convolutions here can be by tile instructions: the processor, Linux and Numba have to allow it."""
     try:
-        from service.engine import amx
-        from service.engine.amx_kernels import convolution
+        from service.engine.amx import available
     except ImportError as error:
         log.warning("convolutions are slower than they could be, for there is no Numba: %s", error)
+        return False
+    return available()
+
+
+def amx_convolution() -> Convolution | None:
+    """Makes one of these, or where it does not fit a `PackedConv2d`; None where there are no tile instructions."""
+    if not has_tiles():
         return None
-    if not amx.available():
-        return None
+    from service.engine import amx
+    from service.engine.amx_kernels import convolution
+
     kernel = convolution()
     ones = np.zeros((TILE, DEPTH), np.uint16)
     ones[:, :PIECES] = 0x3F80  # bfloat16's one, for the pieces of a bias

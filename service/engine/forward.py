@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from service.diffusion.transfer import upload
-from service.engine.amx_conv import amx_convolution
+from service.engine.amx_conv import amx_convolution, has_tiles
 from service.engine.blocks import quicken
 from service.engine.embedding import Key, Projections, separable
 from service.engine.norm import Kernel, cast, norm_kernel, replace_norms
@@ -198,7 +198,7 @@ def build_forward(
         if device.type == "cpu" and separable(unet) and dtype in PACKED and has_units(dtype):
             from service.engine.compiled import CompiledForward
 
-            if dtype == torch.float32 and amx_convolution() is not None:
+            if dtype == torch.float32 and has_tiles():
                 log.warning("this CPU has tile instructions, and float32 is quicker by them than compiled")
             return CompiledForward(unet, info, dtype, compiled)
         log.warning("%s is not compiled: that is for the CPU, and for number types it has units for", info.name)

@@ -33,7 +33,10 @@ class FusedConv2d(nn.Module, ABC):
         modulation: tuple[Tensor, Tensor] | None = None,
         other: Tensor | None = None,
     ) -> Tensor:
-        """The convolution of what `norm` makes of `x`, plus `other`."""
+        """The convolution of what `norm` makes of `x` `[B, C, H, W]`, plus `other` `[B, K, H', W']`.
+
+        `silu` and `modulation` (scale and shift, `[B, C]`) as in `RowGroupNorm.normalised`.
+        """
         x = norm.normalised(x, silu=silu, modulation=modulation)
         output: Tensor = self(x) if other is None else self.plus(x, other)
         return output

@@ -215,7 +215,7 @@ def test_where_there_are_no_tiles_vectors_do_it(tmp_path: Path, monkeypatch: pyt
     info = load_info(tiny_model(tmp_path / "m"), "tiny")
     amx.available.cache_clear()
     if refusal == "numba":
-        monkeypatch.setitem(sys.modules, "service.engine.amx_kernels", None)
+        monkeypatch.setitem(sys.modules, "service.engine.amx", None)
     elif refusal == "linux":
         monkeypatch.setattr(amx, "_request", refuse)
     else:

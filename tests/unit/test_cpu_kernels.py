@@ -120,7 +120,7 @@ def test_without_numba_operators_do_it(
     info = load_info(tiny_model(tmp_path / "m"), "tiny")
     x = noise(2, *info.latent_shape)
     forms = [ProjectedForward(load_unet(info), info, torch.device("cpu"), torch.float32)]
-    for name in ("cpu_kernels", "amx_kernels"):
+    for name in ("cpu_kernels", "amx"):
         monkeypatch.setitem(sys.modules, f"service.engine.{name}", None)
     forms.append(ProjectedForward(load_unet(info), info, torch.device("cpu"), torch.float32))
     assert forms[0].plan.startswith("projected, packed, kernels")
