@@ -42,7 +42,6 @@ class AdversarialTuner(Snapper):
     kept_for: Phase = "adversarial"
     share_of_prices: float = 1.0  # here targets say little but colours, and the critic keeps pictures whole
     share_noised: float = 0.5
-    own: tuple[Tensor, Tensor] | None = None
 
     def __init__(self, recipe: Recipe, data: Avatars, run: Path, device: str, bf16: bool, compiled: bool) -> None:
         super().__init__(recipe, data, run, device, bf16, compiled)

@@ -15,7 +15,7 @@ from training.data import Avatars, to_signed
 STEP = 0.06  # to a neighbour within a background, at most, in units of values in [-1, 1]
 OFF = 0.47  # from the middle colour of the border, at most
 COMMON = 0.01  # share of avatars that a background's colour has at least
-AT_ONCE = 4  # pixels by which a background grows before it is seen whether that was the last: a GPU waits for it
+AT_ONCE = 4  # pixels by which a background grows before it is seen whether that was the last
 LOOKED_AT = 500  # avatars of each class
 USUAL, MORE = 0.9, 0.05  # quantile of how much of an avatar is background; if so much more, the drawing is in it, too
 
@@ -52,16 +52,17 @@ def background(pictures: Tensor) -> Tensor:
     height, width = pictures.shape[2:]
     border = torch.zeros(height, width, dtype=torch.bool, device=pictures.device)
     border[0] = border[: height // 2, 0] = border[: height // 2, -1] = True
-    middle = pictures[:, :, border].median(2).values[:, :, None, None]
+    left, right = (pictures[:, :, 1 : height // 2, column] for column in (0, -1))
+    middle = torch.cat([pictures[:, :, 0], left, right], 2).median(2).values[:, :, None, None]
     near = (pictures - middle).abs().amax(1) < OFF
     range_around = functional.max_pool2d(pictures, 3, 1, 1) + functional.max_pool2d(-pictures, 3, 1, 1)
     smooth = near & (range_around.amax(1) < 2 * STEP)
     found = border & smooth
-    while True:
+    for _ in range(0, height + width, AT_ONCE):  # farther than backgrounds wind
         grown = found
         for _ in range(AT_ONCE):
             grown = _grown(grown) & smooth
-        if torch.equal(grown, found):
+        if not grown.is_cuda and torch.equal(grown, found):  # a GPU would wait for it
             break
         found = grown
     return _grown(found) & near

@@ -54,6 +54,7 @@ class Head(nn.Module):
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()
         self.register_buffer("scale", torch.zeros(channels))
+        self.scaled = False  # known here, too: to look into the buffer would wait for a GPU
         self.first = nn.Conv2d(channels, WIDTH, 1)
         self.second = nn.Conv2d(WIDTH, WIDTH, 3, padding=1)
         self.plain = nn.Conv2d(WIDTH, 1, 1)
@@ -61,8 +62,9 @@ class Head(nn.Module):
 
     def forward(self, features: Tensor, class_labels: Tensor) -> Tensor:
         """Channels are scaled by what the first features ever seen had, so that contrast is not normalised away."""
-        if not self.scale.any():
+        if not self.scaled and not self.scale.any():
             self.scale.copy_(features.detach().square().mean((0, 2, 3)).sqrt().clamp(min=1e-3))
+        self.scaled = True
         h = nn.functional.leaky_relu(self.first(features / self.scale.view(1, -1, 1, 1)), 0.2)
         h = nn.functional.leaky_relu(self.second(h), 0.2)
         return self.plain(h)[:, 0] + torch.einsum("bchw,bc->bhw", h, self.by_class(class_labels)) / WIDTH**0.5

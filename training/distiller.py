@@ -36,6 +36,7 @@ class Distiller(Trainer):
     """Phase "distill". Batches are samples that the model makes; real pictures serve as starts and for tuning."""
 
     largest_gradient: float = 1.0
+    replayable = False
 
     def __init__(
         self,

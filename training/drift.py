@@ -58,12 +58,15 @@ class Drift:
         bf16: bool,
         times: int | None = None,
     ) -> None:
-        """`groups` is how many ways there are; pictures are looked at `times` as large, or as `enlarged` says."""
+        """`groups` is how many ways there are; pictures are looked at `times` as large, or as `enlarged` says.
+
+        A kind is a group and a class; one more takes what does not drift.
+        """
         self.data, self.generator, self.device = data, generator, device
         self.views = Views(times or enlarged(data.image_size), bf16).to(device)
-        shape = (groups, len(CLASSES), KEPT)
-        self.kept = [torch.zeros(*shape, width, device=device) for width in self.views.widths]
-        self.counts = torch.zeros(shape[:2], dtype=torch.int64)
+        self.kinds = groups * len(CLASSES)
+        self.kept = [torch.zeros(self.kinds + 1, KEPT, width, device=device) for width in self.views.widths]
+        self.counts = torch.zeros(self.kinds + 1, dtype=torch.int64, device=device)
 
     @cached_property
     def looked(self) -> tuple[list[Tensor], list[Tensor]]:
@@ -90,46 +93,41 @@ class Drift:
             return pull
         seen = made.detach()[rows].requires_grad_()
         views = self.views(seen)
-        kinds = list(map(tuple, torch.stack([group[rows], labels[rows]], 1).tolist()))
-        fields = self._fields([view.detach() for view in views], kinds)
+        kind = (group * len(CLASSES) + labels).masked_fill(group < 0, self.kinds)[rows]
+        fields = self._fields([view.detach() for view in views], kind)
         towards = torch.stack([(view * field).sum() for view, field in zip(views, fields, strict=True)]).sum()
         (pull[rows],) = torch.autograd.grad(-towards, seen)
         return pull
 
-    def _fields(self, views: list[Tensor], kinds: list[tuple[int, ...]]) -> list[Tensor]:
-        """Where rows of these kinds, group and class, drift in each view, `[B, D]`; from now on they are kept.
-
-        Those of group -1 do not, and are not.
-        """
-        placed: list[tuple[int, ...]] = []  # row, kind, place among the kept
-        for row, kind in enumerate(kinds):
-            if kind[0] >= 0:
-                placed.append((row, *kind, int(self.counts[kind]) % KEPT))
-                self.counts[kind] += 1
-        fields = [torch.zeros_like(view) for view in views]
-        if not placed:
-            return fields
-        row, group, label, place = torch.tensor(placed).to(self.device).unbind(1)
+    def _fields(self, views: list[Tensor], kind: Tensor) -> list[Tensor]:
+        """Where rows of these kinds `[B]` drift in each view, `[B, D]`; from now on they are kept."""
+        same = kind == kind[:, None]
+        place = (self.counts[kind] + same.tril(-1).sum(1)) % KEPT
         for kept, view in zip(self.kept, views, strict=True):
-            kept[group, label, place] = view[row]
-        taken = sorted({kind for kind in kinds if kind[0] >= 0 and self.counts[kind] >= KEPT})
-        if not taken:
-            return fields
-        moved = [(row, taken.index(kind), place) for row, *of, place in placed if (kind := tuple(of)) in taken]
-        row, of, place = torch.tensor(moved).to(self.device).unbind(1)
-        group, label = torch.tensor(taken).to(self.device).unbind(1)
-        drawn = self._drawn(label)
+            kept[kind, place] = view
+        self.counts.index_add_(0, kind, torch.ones_like(kind))
+        full = self.counts >= KEPT
+        full[-1].fill_(False)
+        present = torch.zeros_like(full).index_fill(0, kind, True)
+        taken, drawn = rows_of(present & full), self._drawn()
+        if not len(taken):
+            return [torch.zeros_like(view) for view in views]
+        among = torch.searchsorted(taken, kind).clamp(max=len(taken) - 1)
+        known = full[kind, None]
         avatars, scales = self.looked
-        for i, (field, kept) in enumerate(zip(fields, self.kept, strict=True)):
-            field[row] = drift_of(kept[group, label] * scales[i], avatars[i][drawn])[of, place] * scales[i]
+        fields = []
+        for kept, of_avatars, factors in zip(self.kept, avatars, scales, strict=True):
+            field = drift_of(kept[taken] * factors, of_avatars[drawn[taken % len(CLASSES)]])[among, place] * factors
+            fields.append(field.masked_fill(~known, 0))
         return fields
 
-    def _drawn(self, label: Tensor) -> Tensor:
-        """Places of random avatars of each class `[K]` among those looked at, `[K, DRAWN]`."""
-        counts = self.data.on(label.device)[2].clamp(max=AVATARS)
+    def _drawn(self) -> Tensor:
+        """Places of random avatars of each class among those looked at, `[C, DRAWN]`."""
+        counts = self.data.on(self.generator.device)[2].clamp(max=AVATARS)
         first = counts.cumsum(0) - counts
-        place = torch.rand((len(label), DRAWN), generator=self.generator, device=label.device, dtype=torch.float64)
-        return first[label, None] + (place * counts[label, None]).long()
+        shape = (len(CLASSES), DRAWN)
+        place = torch.rand(shape, generator=self.generator, device=counts.device, dtype=torch.float64)
+        return first[:, None] + (place * counts[:, None]).long()
 
     def state(self) -> dict[str, Any]:
         """To be a part of a phase's."""
@@ -137,7 +135,7 @@ class Drift:
 
     def restore(self, state: dict[str, Any]) -> None:
         """The reverse of `state`; what else is in there is left alone."""
-        self.kept, self.counts = state["drift"], state["drift_counts"].cpu()
+        self.kept, self.counts = state["drift"], state["drift_counts"]
 
 
 def scale(views: list[Tensor]) -> Tensor:

@@ -24,28 +24,26 @@ from training.network import SIGMA_DATA, SIGMA_MAX
 from training.picture_critic import PictureCritic, short_memory
 from training.polisher import Polisher, distances
 from training.recipe import Phase, Recipe
-from training.starts import MUCH, Own, draw_starts, kept_of, put_own, rows_of
+from training.starts import MUCH, draw_starts, kept_of, put_own, rows_of
 from training.state import load_state
 
 NOISED, NOISED_FROM = 0.65, 0.2  # share of starts that are pictures with noise, and the least noise of avatars
 OWN = 0.6  # share of starts that are the model's own pictures
 OWN_FROM, NEXT = 0.3, 1 / 3  # the least noise on those, and the most as a share of what each was made from
-HAZE = 0.015  # over what the critic sees
 PULL, OWN_PULL = 6.0, 2.0  # of the critic, in units of the targets'; how many times as hard on own pictures
-DRIFT, FIRST_DRIFT = 6.0, 0.5  # of drift, in the same units; how many times as hard on one-step pictures
+DRIFT = 6.0  # of drift, in the same units
 FIRST, EARLY, SECOND, LATER, NEITHER = 0, 1, 2, 3, -1  # what drifts together: see `drifting`
 SOME = 1.0  # noise through which a picture shows in part
 
 
 class Finisher(Polisher):
-    """Phase "finish". `own` are some pictures of the step before, as they are."""
+    """Phase "finish". `own` are some pictures of the step before, as they are, an `Own`."""
 
     kept_for: Phase = "finish"
-    own: Own | None = None
 
     def __init__(self, recipe: Recipe, data: Avatars, run: Path, device: str, bf16: bool, compiled: bool) -> None:
         super().__init__(recipe, data, run, device, bf16, compiled)
-        self.critic = PictureCritic(data, self.generator, device, bf16, HAZE)
+        self.critic = PictureCritic(data, self.generator, device, bf16, self.phase.haze)
         self.drift = Drift(data, LATER + 1, self.generator, device, bf16)
         self.backgrounds = Backgrounds(data, device)
         self.optimizer = short_memory(self.unet.parameters(), self.phase.learning_rate)
@@ -75,14 +73,14 @@ class Finisher(Polisher):
         pull[:own] *= OWN_PULL
         group = drifting(sigma, earlier)
         drift = self.drift.pull(made, labels, group)
-        drift[group == FIRST] *= FIRST_DRIFT
+        drift *= (1 - (1 - self.phase.first_drift) * (group == FIRST)).view(-1, 1, 1, 1)
         pulls = PULL * unit(pull) + DRIFT * unit(drift)
         return off + targets_pull.norm() * (made * pulls).sum()
 
     def distance(self, made: Tensor, target: Tensor, sigma: Tensor, own: int) -> Tensor:
         """Of pictures `[B, 3, H, W]`, the first `own` from own ones, to their targets: `[B]`."""
         repeated = (torch.arange(len(made), device=made.device) < own) & (sigma <= MUCH)
-        return torch.where(repeated, shown(sigma), 1.0) * distances(made, target)
+        return shown(sigma).masked_fill(~repeated, 1.0) * distances(made, target)
 
     @torch.no_grad()
     def examples(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -96,7 +94,7 @@ class Finisher(Polisher):
         if self.own is not None:
             hidden[: len(self.own[0])] = sigma[: len(self.own[0])] > MUCH
         asked = rows_of(hidden)
-        alone = torch.where(sigma > MUCH, SIGMA_MAX / sigma, 1.0)[asked]
+        alone = (SIGMA_MAX / sigma).masked_fill(sigma <= MUCH, 1.0)[asked]
         pictures = torch.zeros_like(x)
         pictures[asked] = self.estimate_before(x[asked] * alone.view(-1, 1, 1, 1), sigma[asked] * alone, labels[asked])
         if self.own is not None:
@@ -137,10 +135,10 @@ def drifting(sigma: Tensor, earlier: Tensor) -> Tensor:
     By noise `[B]`, the first R of which is on own pictures that were made from noise `earlier` `[R]`. Noised avatars do
     not drift, nor own pictures that show through their noise. `[B]`.
     """
-    group = torch.where(sigma == SIGMA_MAX, FIRST, NEITHER)
+    group = torch.full_like(sigma, NEITHER, dtype=torch.int64).masked_fill(sigma == SIGMA_MAX, FIRST)
     own = sigma[: len(earlier)]
-    late = torch.where(earlier == SIGMA_MAX, SECOND, LATER)
-    group[: len(own)] = torch.where(own > MUCH, EARLY, torch.where(own > SOME, late, NEITHER))
+    late = torch.full_like(own, LATER, dtype=torch.int64).masked_fill(earlier == SIGMA_MAX, SECOND)
+    group[: len(own)] = late.masked_fill(own <= SOME, NEITHER).masked_fill(own > MUCH, EARLY)
     return group
 
 

@@ -1,44 +1,46 @@
-"""A network's calls replayed from a CUDA graph: a CPU takes longer to start its kernels than a GPU to run them."""
+"""A step's gradients replayed from a CUDA graph: a CPU takes longer to start its kernels than a GPU to run them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-
-class Network(nn.Module):
-    """A UNet as `(x, time, class_labels) -> output`, in bfloat16 if asked."""
-
-    def __init__(self, unet: nn.Module, autocast: bool) -> None:
-        super().__init__()
-        self.unet, self.autocast = unet, autocast
-
-    def forward(self, x: Tensor, time: Tensor, class_labels: Tensor) -> Tensor:
-        # a graph must not keep casts that it has not made itself
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast, cache_enabled=False):
-            output: Tensor = self.unet(x, time, class_labels=class_labels).sample
-        return output
+EAGER = 3  # first calls that run as ever: they set up what must not be set up while a graph is recorded
 
 
 class Replayed:
-    """The same for batches of `rows` on a GPU, gradients included; it runs others, and all on a CPU, as ever.
+    """A computation without arguments, in fixed tensors and of fixed sizes, that draws from one generator.
 
-    Weights may change in place; which of them want gradients may not, after the first call.
+    It must never wait for the GPU. What it leaves (gradients, say) lies at the same place after every replay, so
+    nobody else may replace it.
     """
 
-    def __init__(self, network: Network, rows: int) -> None:
-        self.network, self.rows = network, rows
-        self._graph: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    def __init__(self, compute: Callable[[], Tensor], forget: Callable[[], None], generator: torch.Generator) -> None:
+        """`forget` drops the gradients there are: those of a graph must be its own."""
+        self.compute, self.forget, self.generator = compute, forget, generator
+        self.calls = 0
+        self._kind: Hashable = None
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._result: Tensor
 
-    def __call__(self, x: Tensor, time: Tensor, class_labels: Tensor) -> Tensor:
-        if not x.is_cuda or len(x) != self.rows:
-            output: Tensor = self.network(x, time, class_labels)
-            return output
-        if self._graph is None:
-            examples = tuple(each.detach().clone() for each in (x, time, class_labels))
-            with torch.enable_grad():
-                graphed = Network(self.network.unet, self.network.autocast).train(self.network.training)
-                self._graph = torch.cuda.make_graphed_callables(graphed, examples, allow_unused_input=True)
-        return self._graph(x, time, class_labels).clone()  # the next call overwrites what it returned
+    def __call__(self, kind: Hashable = None) -> Tensor:
+        """What the computation returns. `kind` says what besides tensors it depends on: if another, it is recorded."""
+        self.calls += 1
+        if self.calls <= EAGER:
+            self.forget()
+            return self.compute()
+        if self._graph is None or kind != self._kind:
+            self._record(kind)
+        assert self._graph is not None
+        self._graph.replay()
+        return self._result.clone()
+
+    def _record(self, kind: Hashable) -> None:
+        self.forget()
+        self._graph, self._kind = torch.cuda.CUDAGraph(), kind
+        self._graph.register_generator_state(self.generator)
+        torch.cuda.synchronize()
+        with torch.cuda.graph(self._graph):
+            self._result = self.compute()

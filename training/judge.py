@@ -97,7 +97,7 @@ class Judge:
 
     def _figures(self, images: np.ndarray, features: np.ndarray, labels: np.ndarray | None) -> dict[str, Any]:
         precision, recall = precision_recall(self.reference, features)
-        nearest = nearest_distance(images, self.everything)
+        nearest = nearest_distance(images, self.everything, device=self.extract.device)
         result: dict[str, Any] = {
             "fd": round(frechet_distance(self.reference, features), 1),
             "fd_cnn": round(frechet_distance(self.reference_read, self.classifier.features(images)), 2),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from training.network import SIGMA_DATA, SIGMA_MAX, SIGMA_MIN, Denoiser, boundary_scalings
 from training.recipe import PhaseSettings
+from training.starts import rows_of
 
 
 def draw_sigma(size: int, phase: PhaseSettings, generator: torch.Generator) -> Tensor:
@@ -47,17 +48,18 @@ def consistency_loss(
 ) -> Tensor:
     """Loss of each row `[B]`: distance between the estimates at t and, without gradient, at r.
 
-    Both sides share the noise. Rows with r at sigma_min have the clean image as target and cost no second
+    Both sides share the noise. Rows with r at sigma_min have the clean image as target and cost a CPU no second
     forward. The weight is 1 / (t - r). The network's output enters the estimate times c_out, which is t at low
     noise but never more than sigma_data, so gradients fade as 1 / t at high noise; `balanced` multiplies by
     t / c_out, which makes them alike at every level.
     """
     target = x0.clone()
-    inner = r > SIGMA_MIN
-    if inner.any():
+    rows = rows_of(r > SIGMA_MIN)  # where r is sigma_min, the estimate is what it is made of
+    if len(rows):
+        clean = (r <= SIGMA_MIN)[rows].view(-1, 1, 1, 1)
         with torch.no_grad():
-            noisy = x0[inner] + noise[inner] * r[inner].view(-1, 1, 1, 1)
-            target[inner] = denoise(noisy, r[inner], labels[inner])
+            noisy = x0[rows] + noise[rows] * r[rows].view(-1, 1, 1, 1)
+            target[rows] = torch.where(clean, x0[rows], denoise(noisy, r[rows], labels[rows]))
     denoised = denoise(x0 + noise * t.view(-1, 1, 1, 1), t, labels)
     weight = 1 / (t - r).clamp(min=1e-6)
     if balanced:

@@ -1,8 +1,9 @@
-"""Distances between sets of pictures, on features or pixels. Pure numpy, float64 where sums are long."""
+"""Distances between sets of pictures, on features or pixels. float64 where sums are long."""
 
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -34,14 +35,15 @@ def precision_recall(real: np.ndarray, made: np.ndarray, k: int = 3) -> tuple[fl
     return float(precision), float(recall)
 
 
-def nearest_distance(images: np.ndarray, among: np.ndarray, chunk: int = 4000) -> np.ndarray:
+def nearest_distance(images: np.ndarray, among: np.ndarray, chunk: int = 4000, device: str = "cpu") -> np.ndarray:
     """Root-mean-square pixel distance (of 255) from each uint8 picture to its nearest one among others `[N]`."""
-    queries = images.reshape(len(images), -1).astype(np.float32)
-    best = np.full(len(queries), np.inf, np.float32)
+    queries = torch.from_numpy(images).to(device).flatten(1).float()
+    squares, best = queries.square().sum(1), torch.full((len(queries),), torch.inf, device=device)
     for i in range(0, len(among), chunk):
-        others = among[i : i + chunk].reshape(-1, queries.shape[1]).astype(np.float32)
-        best = np.minimum(best, squared_distances(queries, others).min(1))
-    return np.sqrt(best / queries.shape[1])
+        others = torch.from_numpy(among[i : i + chunk]).to(device).flatten(1).float()
+        found = torch.addmm(others.square().sum(1)[None], queries, others.T, alpha=-2).amin(1)
+        best = torch.minimum(best, found + squares)
+    return np.asarray((best.clamp(min=0) / queries.shape[1]).sqrt().cpu())
 
 
 def total_variation(a: np.ndarray, b: np.ndarray, values: int) -> float:

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import torch
 from diffusers import UNet2DModel
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from training.graphs import Network, Replayed
 from training.recipe import CLASSES, NetworkSettings
 
 SIGMA_DATA, SIGMA_MIN, SIGMA_MAX = 0.5, 0.002, 80.0
@@ -62,12 +61,23 @@ def network_time(sigma: Tensor) -> Tensor:
     return (250 * sigma.double().log()).float()
 
 
-def denoiser(unet: torch.nn.Module, autocast: bool = False, compiled: bool = False, rows: int = 0) -> Denoiser:
-    """`(x, sigma [B], class_labels) -> x0 estimate`; only the network runs in bfloat16 or compiled, if asked.
+class Network(nn.Module):
+    """A UNet as `(x, time, class_labels) -> output`, in bfloat16 if asked."""
 
-    Batches of `rows` are replayed from a graph on a GPU.
-    """
-    return denoiser_of(Replayed(Network(torch.compile(unet) if compiled else unet, autocast), rows))
+    def __init__(self, unet: nn.Module, autocast: bool) -> None:
+        super().__init__()
+        self.unet, self.autocast = unet, autocast
+
+    def forward(self, x: Tensor, time: Tensor, class_labels: Tensor) -> Tensor:
+        # a graph must not keep casts that it has not made itself
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast, cache_enabled=False):
+            output: Tensor = self.unet(x, time, class_labels=class_labels).sample
+        return output
+
+
+def denoiser(unet: torch.nn.Module, autocast: bool = False, compiled: bool = False) -> Denoiser:
+    """`(x, sigma [B], class_labels) -> x0 estimate`; only the network runs in bfloat16 or compiled, if asked."""
+    return denoiser_of(Network(torch.compile(unet) if compiled else unet, autocast))
 
 
 def denoiser_of(network: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Denoiser:

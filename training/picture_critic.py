@@ -19,7 +19,7 @@ from training.recipe import CLASSES
 
 LEARNING_RATE = 4e-4
 BETAS = (0.0, 0.99)  # of short memory, the model's too: what the other network does changes all the time
-ENLARGED, ENLARGED_TO = 4, 128  # what the critic sees: at least so many times as large, and of so many pixels a side
+ENLARGED, ENLARGED_TO = 3, 128  # what the critic sees: at least so many times as large, and of so many pixels a side
 LEFT_OUT = 8  # the critic sees a window, smaller than the picture by one of so many pixels: edges get no frame
 
 
@@ -92,4 +92,5 @@ def enlarged(side: int) -> int:
 
 def short_memory(moving: Iterable[Tensor], learning_rate: float) -> torch.optim.Optimizer:
     """The optimizer of weights that learn beside another network's."""
-    return torch.optim.AdamW(moving, lr=learning_rate, betas=BETAS, weight_decay=0)
+    weights = list(moving)
+    return torch.optim.AdamW(weights, learning_rate, BETAS, weight_decay=0, capturable=weights[0].is_cuda)

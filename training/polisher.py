@@ -38,11 +38,6 @@ class Polisher(Trainer):
         self.before = build_unet(recipe.network).to(device, memory_format=torch.channels_last).requires_grad_(False)
         self.estimate_before = denoiser(self.before, bf16, compiled)
 
-    def replay(self) -> None:
-        """The same, and the weights before."""
-        super().replay()
-        self.estimate_before = denoiser(self.before, self.bf16, rows=self.phase.batch)
-
     def start_from(self, weights: dict[str, Tensor]) -> None:
         """Begins with these weights, and keeps them for the targets."""
         super().start_from(weights)

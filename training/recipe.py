@@ -53,6 +53,8 @@ class PhaseSettings:
     first_stage: int = 0
     q: float = 4.0
     weighting: Weighting = "gap"
+    haze: float = 0.015  # finish: the most noise over what the critic sees
+    first_drift: float = 0.5  # finish: how hard drift pulls one-step pictures, of what it does the others
     ahead: int = 0  # batches that the fake and the critic learn before the model moves
 
 

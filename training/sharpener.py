@@ -23,13 +23,12 @@ from training.grower import Grower
 from training.picture_critic import PictureCritic, short_memory
 from training.polisher import without_grain
 from training.recipe import Phase, Recipe
-from training.starts import Own, draw_starts, kept_of, put_own
+from training.starts import draw_starts, kept_of, put_own
 from training.state import load_state
 from training.trainer import Trainer
 
 NOISED, NOISED_FROM = 0.7, 0.1  # share of starts that are pictures with noise, and the least noise of avatars
 OWN = 0.5  # share of starts that are the model's own pictures, with the noise that they have in the finish
-ENLARGED = 3  # times, what the critic sees: four times took a CPU nearly twice as long
 HAZE = 0.05  # over that
 PULL = 6.0  # of the critic, in units of the targets'
 DRIFT = 4.0  # of drift, in the same units
@@ -44,11 +43,10 @@ class Sharpener(Grower):
 
     kept_for: Phase = "sharpen"
     levels: int = 4
-    own: Own | None = None
 
     def __init__(self, recipe: Recipe, data: Avatars, run: Path, device: str, bf16: bool, compiled: bool) -> None:
         super().__init__(recipe, data, run, device, bf16, compiled)
-        self.critic = PictureCritic(data, self.generator, device, bf16, HAZE, ENLARGED)
+        self.critic = PictureCritic(data, self.generator, device, bf16, HAZE)
         self.drift = Drift(data, LATER + 1, self.generator, device, bf16, KINDS_ENLARGED)
         self.optimizer = short_memory(self.moving, self.phase.learning_rate)
 

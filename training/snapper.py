@@ -37,6 +37,7 @@ class Snapper(Polisher):
     """Phase "snap": as the polish, with avatars as targets."""
 
     kept_for: Phase = "snap"
+    replayable = False
     share_noised: float = 0.4  # of starts; the others are noise alone
     share_of_prices: float = 0.3  # with all of them, targets are too far from what the model makes
 

@@ -43,6 +43,7 @@ KEEPERS: dict[str, type[Polisher]] = {
     "grow": Grower,
     "sharpen": Sharpener,
 }  # phases that keep the weights they began with
+FRACTIONS = ("learning_rate", "ema", "p_mean", "p_std", "haze", "first_drift")  # settings that can be given
 
 
 def train(trainer: Trainer, seconds: float, save_every: float, sheet_every: float) -> None:
@@ -89,7 +90,7 @@ def starting_weights(args: argparse.Namespace) -> dict[str, torch.Tensor] | None
 
 def changed(phase: PhaseSettings, args: argparse.Namespace) -> dict[str, Any]:
     """Settings given on the command line, by their names."""
-    names = ("images", "batch", "learning_rate", "ema", "p_mean", "p_std", "stages", "first_stage", "weighting")
+    names = ("images", "batch", "stages", "first_stage", "weighting", *FRACTIONS)
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
@@ -108,11 +109,11 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     result.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=None)
     result.add_argument("--compile", action="store_true", help="the network compiled: needs a C++ compiler")
-    result.add_argument("--graphs", action="store_true", help="the network replayed from CUDA graphs: needs a GPU")
+    result.add_argument("--graphs", action="store_true", help="steps replayed from a CUDA graph: needs a GPU")
     result.add_argument("--threads", type=int)
     for name in ("images", "batch", "stages", "first_stage"):
         result.add_argument(f"--{name.replace('_', '-')}", type=int)
-    for name in ("learning_rate", "ema", "p_mean", "p_std"):
+    for name in FRACTIONS:
         result.add_argument(f"--{name.replace('_', '-')}", type=float)
     result.add_argument("--weighting", choices=["gap", "balanced"])
     return result
@@ -125,7 +126,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = True  # not in matrix products: distances are among them
     torch.backends.cuda.enable_cudnn_sdp(False)  # its bfloat16 gradients were not numbers on an H200, PyTorch 2.11
     args.run.mkdir(parents=True, exist_ok=True)
     recipe = PRESETS[args.preset]

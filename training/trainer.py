@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import UNet2DModel
 from torch import Tensor
 
 from training.data import Avatars
+from training.graphs import Replayed
 from training.losses import consistency_loss, denoising_loss, draw_sigma, nearer_sigma, stage_of
 from training.network import MovingAverage, build_unet, denoiser, silence, silent_time_columns
 from training.recipe import CLASSES, Phase, Recipe
@@ -22,6 +23,9 @@ class Trainer:
     """One phase: the network, its average, the optimizer and the random state, all resumable."""
 
     largest_gradient: float | None = None  # norm to which gradients are clipped
+    replayable: ClassVar[bool] = True  # whether a step's sizes never change and it never waits for a GPU
+    own: tuple[Tensor, ...] | None = None  # what a step leaves for the next one, where a phase begins at that
+    _replayed: Replayed | None = None
 
     def __init__(
         self, recipe: Recipe, name: Phase, data: Avatars, run: Path, device: str, bf16: bool, compiled: bool = False
@@ -40,8 +44,10 @@ class Trainer:
         self.images = self.steps = 0
 
     def replay(self) -> None:
-        """From now on, the network's calls with a batch are replayed from CUDA graphs."""
-        self.denoise = denoiser(self.unet, self.bf16, rows=self.phase.batch)
+        """From now on, gradients come from a CUDA graph. ValueError where a phase's steps differ."""
+        if not self.replayable:
+            raise ValueError(f"steps of phase {self.name} cannot be replayed")
+        self._replayed = Replayed(self._gradients, self.optimizer.zero_grad, self.generator)
 
     def start_from(self, weights: dict[str, torch.Tensor]) -> None:
         """Begins the phase with these weights."""
@@ -57,18 +63,31 @@ class Trainer:
 
     def step(self) -> Tensor:
         """One batch; the mean loss before it, `[]`: reading it waits for a GPU."""
-        loss = self.loss()
+        if self._replayed is not None:
+            loss = self._replayed(stage_of(self.images, self.phase))
+        else:
+            self.optimizer.zero_grad()
+            loss = self._gradients()
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
-        loss.backward()
         if self.largest_gradient is not None:
             torch.nn.utils.clip_grad_norm_(self.unet.parameters(), self.largest_gradient)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
         silence(self.unet, self.silent)
         self.average.update(self.unet, self.phase.ema)
         self.steps += 1
         self.images += self.phase.batch
+        return loss
+
+    def _gradients(self) -> Tensor:
+        """Of a new batch, in the weights; its loss."""
+        before = self.own
+        loss = self.loss()
+        loss.backward()
+        if before is not None and self.own is not None:  # a graph finds it where it was
+            for there, new in zip(before, self.own, strict=True):
+                there.copy_(new)
+            self.own = before
         return loss.detach()
 
     def loss(self) -> Tensor:

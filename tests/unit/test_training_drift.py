@@ -49,7 +49,7 @@ def test_pictures_left_out_or_of_a_kind_still_unknown_are_not_pulled(
     group = torch.tensor([0, 0, 1, -1, 0, 0])
     pulled = found.pull(pictures, labels, group).flatten(1).abs().sum(1) > 0
     assert pulled.tolist() == [True, True, False, False, True, False]
-    assert found.counts[0, 3] == 3
+    assert found.counts[3] == 3
     assert found.counts.sum() == 5
 
 
@@ -67,10 +67,10 @@ def test_rows_left_out_may_be_looked_at_all_the_same(avatars: Avatars, monkeypat
             found = whole.pull(pictures, labels, group)
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
         assert not found[group < 0].any()
-        assert torch.equal(some.counts, whole.counts)
+        assert torch.equal(some.counts[:-1], whole.counts[:-1])  # the last: what does not drift
     assert expected.any()
     for one, other in zip(some.kept, whole.kept, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(one[:-1], other[:-1], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from training import backgrounds, finisher, snapper
 from training.adversarial import AdversarialTuner
 from training.finisher import EARLY, FIRST, LATER, NEITHER, NEXT, OWN, OWN_FROM, SECOND, Finisher, drifting
 from training.network import SIGMA_MAX
+from training.recipe import PRESETS
 from training.starts import MUCH, kept_of
 
 
@@ -219,7 +220,7 @@ def test_drift_pulls_so_many_times_as_hard_as_targets(tmp_path: Path, monkeypatc
     targets = asked(0.0)
     by_drift = asked(5.0) - targets
     assert float(by_drift.norm()) == pytest.approx(5.0 * float(targets.norm()), rel=1e-3)
-    torch.testing.assert_close(by_drift[10:], finisher.FIRST_DRIFT * by_drift[:6])
+    torch.testing.assert_close(by_drift[10:], PRESETS["smoke"].finish.first_drift * by_drift[:6])
     assert not by_drift[9].any()
 
 
