@@ -40,6 +40,9 @@ class Finisher(Polisher):
     """Phase "finish". `own` are some pictures of the step before, as they are, an `Own`."""
 
     kept_for: Phase = "finish"
+    share_own: float = OWN
+    critic_pull: float = PULL
+    drift_pull: float = DRIFT
 
     def __init__(self, recipe: Recipe, data: Avatars, run: Path, device: str, bf16: bool, compiled: bool) -> None:
         super().__init__(recipe, data, run, device, bf16, compiled)
@@ -66,7 +69,7 @@ class Finisher(Polisher):
         own = len(earlier)
         x, sigma, labels, target = self.examples()
         made = self.denoise(x, sigma, labels)
-        self.own = kept_of(made.detach(), sigma, labels, OWN, self.generator)
+        self.own = kept_of(made.detach(), sigma, labels, self.share_own, self.generator)
         off = (self.distance(made, target, sigma, own) * finer(sigma)).mean()
         (targets_pull,) = torch.autograd.grad(off, made, retain_graph=True)
         pull = self.critic.pull(made, labels)
@@ -74,7 +77,7 @@ class Finisher(Polisher):
         group = drifting(sigma, earlier)
         drift = self.drift.pull(made, labels, group)
         drift *= (1 - (1 - self.phase.first_drift) * (group == FIRST)).view(-1, 1, 1, 1)
-        pulls = PULL * unit(pull) + DRIFT * unit(drift)
+        pulls = self.critic_pull * unit(pull) + self.drift_pull * unit(drift)
         return off + targets_pull.norm() * (made * pulls).sum()
 
     def distance(self, made: Tensor, target: Tensor, sigma: Tensor, own: int) -> Tensor:

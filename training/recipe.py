@@ -17,7 +17,9 @@ CLASSES = (
     "pixel-art",
     "thumbs",
 )
-Phase = Literal["pretrain", "tune", "distill", "polish", "snap", "adversarial", "finish", "grow", "sharpen", "scratch"]
+Phase = Literal[
+    "pretrain", "tune", "distill", "polish", "snap", "adversarial", "finish", "grow", "sharpen", "pair", "scratch"
+]
 Weighting = Literal["gap", "balanced"]
 
 
@@ -53,8 +55,8 @@ class PhaseSettings:
     first_stage: int = 0
     q: float = 4.0
     weighting: Weighting = "gap"
-    haze: float = 0.015  # finish: the most noise over what the critic sees
-    first_drift: float = 0.5  # finish: how hard drift pulls one-step pictures, of what it does the others
+    haze: float = 0.015  # finish, pair: the most noise over what the critic sees
+    first_drift: float = 0.5  # finish, pair: how hard drift pulls one-step pictures, of what it does the others
     ahead: int = 0  # batches that the fake and the critic learn before the model moves
 
 
@@ -73,6 +75,7 @@ class Recipe:
     snap: PhaseSettings
     adversarial: PhaseSettings
     finish: PhaseSettings
+    pair: PhaseSettings
     scratch: PhaseSettings
     grow: PhaseSettings | None = None  # these two only of a recipe that begins with a smaller model
     sharpen: PhaseSettings | None = None
@@ -102,6 +105,7 @@ PRESETS: dict[str, Recipe] = {
         snap=PhaseSettings(100_000, 256, 4e-4, 50, 0.998),
         adversarial=PhaseSettings(300_000, 256, 3e-4, 50, 0.998, ahead=100),
         finish=PhaseSettings(300_000, 256, 3e-4, 50, 0.998, ahead=60),
+        pair=PhaseSettings(400_000, 128, 5e-4, 50, 0.998, haze=0.05, first_drift=1.0, ahead=30),
         scratch=PhaseSettings(3_000_000, 256, 4e-4, 1000, 0.9995, p_mean=-1.1, p_std=2.0, stages=4),
     ),
     # For a few CPU cores. Few images, so tuning looks at high noise more often and weighs it as much as low
@@ -115,6 +119,7 @@ PRESETS: dict[str, Recipe] = {
         snap=PhaseSettings(14_000, 32, 5e-4, 20, 0.99),
         adversarial=PhaseSettings(108_000, 32, 3e-4, 20, 0.995, ahead=100),
         finish=PhaseSettings(210_000, 16, 3e-4, 20, 0.995, ahead=60),
+        pair=PhaseSettings(200_000, 16, 5e-4, 20, 0.995, haze=0.05, first_drift=1.0, ahead=30),
         scratch=PhaseSettings(250_000, 64, 4e-4, 200, 0.999, p_mean=0.5, p_std=1.8, stages=2, weighting="balanced"),
     ),
     # Every part in miniature, to see that it runs.
@@ -129,6 +134,7 @@ PRESETS: dict[str, Recipe] = {
         snap=PhaseSettings(320, 16, 1e-4, 5, 0.9),
         adversarial=PhaseSettings(320, 16, 1e-4, 5, 0.9, ahead=5),
         finish=PhaseSettings(320, 16, 1e-4, 5, 0.9, ahead=5),
+        pair=PhaseSettings(320, 16, 1e-4, 5, 0.9, ahead=5),
         scratch=PhaseSettings(1_600, 32, 1e-3, 10, 0.98, p_mean=0.5, p_std=1.8, weighting="balanced"),
     ),
 }

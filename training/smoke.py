@@ -20,7 +20,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from training import evaluate, export, train
+from training import evaluate, export, pairs, train
 
 HERE = Path(__file__).parent
 SIZE, TRAIN, HELDOUT, N = 16, 200, 40, 100
@@ -97,12 +97,14 @@ def main(argv: list[str] | None = None) -> None:
     train.main([*common, "--phase", "pretrain", "--seconds", "5"])  # stopped on the way, to go on after it
     train.main([*common, "--phase", "pretrain"])
     say("pre-trained", began)
-    for phase in train.ORDER[1:]:
+    teacher = ["--teacher", str(run / "pretrain.safetensors"), "--preset", "smoke"]
+    pairs.main([*teacher, "--count", "50", "--batch", "50", "--out", str(run / "pairs.safetensors"), "--device", "cpu"])
+    for phase in (*train.BY_PAIRS[1:], *train.ORDER[1:]):
         train.main([*common, "--phase", phase])
         say(f"phase {phase} done", began)
     export.main(["--preset", "smoke", "--weights", str(run / "finish.safetensors"), "--out", str(folder)])
     arguments = ["--pipeline", str(folder), "--data", str(data), "--out", str(out / "results.json")]
-    arguments += ["--teacher", str(run / "pretrain.safetensors"), "--preset", "smoke", "--cache", str(out / "cache")]
+    arguments += [*teacher, "--cache", str(out / "cache")]
     arguments += ["--n", str(N), "--steps", "1", "2", "--epochs", "3", "--device", "cpu"]
     evaluate.main([*arguments, "--sheet", str(out / "sheet.png")])
     rows = json.loads((out / "results.json").read_text())["rows"]

@@ -26,6 +26,7 @@ from training.finisher import Finisher
 from training.grower import Grower
 from training.losses import stage_of
 from training.network import unet_of
+from training.paired import Paired
 from training.polisher import Polisher
 from training.recipe import PRESETS, Phase, PhaseSettings
 from training.sharpener import Sharpener
@@ -35,6 +36,7 @@ from training.trainer import Trainer
 
 ORDER: tuple[Phase, ...] = ("pretrain", "tune", "distill", "polish", "snap", "adversarial", "finish")
 GROWTH: tuple[Phase, ...] = ("grow", "sharpen")
+BY_PAIRS: tuple[Phase, ...] = ("pretrain", "pair")
 KEEPERS: dict[str, type[Polisher]] = {
     "polish": Polisher,
     "snap": Snapper,
@@ -42,8 +44,25 @@ KEEPERS: dict[str, type[Polisher]] = {
     "finish": Finisher,
     "grow": Grower,
     "sharpen": Sharpener,
+    "pair": Paired,
 }  # phases that keep the weights they began with
+FIRST_STEPS = 12  # by which a phase's rate is known
 FRACTIONS = ("learning_rate", "ema", "p_mean", "p_std", "haze", "first_drift")  # settings that can be given
+
+
+def fit(trainer: Trainer, seconds: float) -> None:
+    """Sets the phase's length to what so many seconds from now allow, by the rate of its first steps."""
+    began = time.monotonic()
+    trainer.set_length(2**62)
+    for _ in range(FIRST_STEPS):  # in the first ones things are set up
+        float(trainer.step())
+    counted, since = trainer.images, time.monotonic()
+    for _ in range(FIRST_STEPS):
+        loss = trainer.step()
+    float(loss)  # a GPU is done only now
+    now = time.monotonic()
+    rate = (trainer.images - counted) / (now - since)
+    trainer.set_length(trainer.images + int(rate * max(0.0, seconds - (now - began))))
 
 
 def train(trainer: Trainer, seconds: float, save_every: float, sheet_every: float) -> None:
@@ -83,7 +102,7 @@ def starting_weights(args: argparse.Namespace) -> dict[str, torch.Tensor] | None
         return dict(unet_of(args.init).state_dict())
     if args.phase == "grow":
         raise SystemExit("growth begins with a finished model of half the side: --init FOLDER")
-    order = GROWTH if args.phase in GROWTH else ORDER
+    order = next((way for way in (ORDER, GROWTH, BY_PAIRS) if args.phase in way), ORDER)
     place = order.index(args.phase) if args.phase in order else 0
     return load_weights(args.run / f"{order[place - 1]}.safetensors") if place else None
 
@@ -104,6 +123,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--init", type=Path, help="a pipeline folder to start from")
     result.add_argument("--teacher", type=Path, help="distill: its weights; default: the run's pretrain.safetensors")
     result.add_argument("--seconds", type=float, default=float("inf"))
+    result.add_argument("--within", type=float, help="seconds: the phase is as long as they allow")
     result.add_argument("--save-every", type=float, default=120)
     result.add_argument("--sheet-every", type=float, default=300)
     result.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -144,6 +164,8 @@ def main(argv: list[str] | None = None) -> None:
         trainer.replay()
     if not trainer.resume() and (weights := starting_weights(args)) is not None:
         trainer.start_from(weights)
+    if args.within:
+        fit(trainer, args.within)
     print(json.dumps({"phase": args.phase, "from": trainer.images, "to": trainer.phase.images}), flush=True)
     train(trainer, args.seconds, args.save_every, args.sheet_every)
 

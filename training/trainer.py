@@ -49,6 +49,11 @@ class Trainer:
             raise ValueError(f"steps of phase {self.name} cannot be replayed")
         self._replayed = Replayed(self._gradients, self.optimizer.zero_grad, self.generator)
 
+    def set_length(self, images: int) -> None:
+        """The phase ends after so many; learning rate and stages follow."""
+        self.recipe = self.recipe.with_phase(self.name, images=images)
+        self.phase = self.recipe.phase(self.name)
+
     def start_from(self, weights: dict[str, torch.Tensor]) -> None:
         """Begins the phase with these weights."""
         self.unet.load_state_dict(weights)

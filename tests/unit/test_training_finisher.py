@@ -105,7 +105,7 @@ def own_pictures(count: int, made_from: float = SIGMA_MAX) -> tuple[torch.Tensor
 @pytest.mark.slow
 def test_own_pictures_count_less_under_much_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With targets alone, and every distance 1: what they add to the loss falls with sigma squared, while they show."""
-    monkeypatch.setattr(finisher, "PULL", 0.0)
+    monkeypatch.setattr(Finisher, "critic_pull", 0.0)
     monkeypatch.setattr(finisher, "distances", lambda made, _: made.flatten(1).sum(1) * 0 + 1)
 
     def cost(noise: float) -> float:
@@ -151,7 +151,7 @@ def test_the_critic_pulls_so_many_times_as_hard_as_targets(tmp_path: Path, monke
     """By the norm of what the loss asks of the pictures made."""
 
     def asked(pull: float) -> torch.Tensor:
-        monkeypatch.setattr(finisher, "PULL", pull)
+        monkeypatch.setattr(Finisher, "critic_pull", pull)
         trainer = grainy_polisher(Finisher, tmp_path)
         made: list[torch.Tensor] = []
         estimate = trainer.denoise
@@ -178,7 +178,7 @@ def test_the_critic_pulls_harder_on_second_steps(tmp_path: Path, monkeypatch: py
         return torch.ones_like(pictures)
 
     def asked(pull: float) -> torch.Tensor:
-        monkeypatch.setattr(finisher, "PULL", pull)
+        monkeypatch.setattr(Finisher, "critic_pull", pull)
         trainer = grainy_polisher(Finisher, tmp_path)
         trainer.own = own_pictures(9)
         monkeypatch.setattr(trainer.critic, "pull", wish)
@@ -208,8 +208,8 @@ def test_drift_pulls_so_many_times_as_hard_as_targets(tmp_path: Path, monkeypatc
         return (group != NEITHER).float().view(-1, 1, 1, 1).expand_as(pictures).clone()
 
     def asked(pull: float) -> torch.Tensor:
-        monkeypatch.setattr(finisher, "PULL", 0.0)
-        monkeypatch.setattr(finisher, "DRIFT", pull)
+        monkeypatch.setattr(Finisher, "critic_pull", 0.0)
+        monkeypatch.setattr(Finisher, "drift_pull", pull)
         monkeypatch.setattr(finisher, "OWN_FROM", 2.0)
         monkeypatch.setattr(finisher, "NEXT", 3.0 / SIGMA_MAX)
         trainer = grainy_polisher(Finisher, tmp_path)
@@ -227,7 +227,7 @@ def test_drift_pulls_so_many_times_as_hard_as_targets(tmp_path: Path, monkeypatc
 @pytest.mark.slow
 def test_the_model_learns_to_leave_grain_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A network with grain in its pictures: beside the critic, too, they come nearer to those without."""
-    monkeypatch.setattr(finisher, "PULL", 1.0)
+    monkeypatch.setattr(Finisher, "critic_pull", 1.0)
     trainer = grainy_polisher(Finisher, tmp_path)
 
     def off() -> float:

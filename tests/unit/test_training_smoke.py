@@ -34,5 +34,5 @@ def test_the_recipe_runs_from_rendering_to_a_served_picture(tmp_path: Path) -> N
     floor = result["real"]["fd"]
     assert all(row["fd"] > floor > 0 for row in result["rows"].values())
     log = [json.loads(line) for line in done.stdout.splitlines() if '"from"' in line]
-    assert [line["phase"] for line in log] == ["pretrain", *ORDER]
+    assert [line["phase"] for line in log] == ["pretrain", "pretrain", "pair", *ORDER[1:]]
     assert 0 < log[1]["from"] < log[1]["to"]
