@@ -55,25 +55,21 @@ class Pairs:
 
 def make_pairs(denoise: Denoiser, count: int, size: int, device: str, batch: int, seconds: float) -> dict[str, Tensor]:
     """Pictures uint8 `[N, S, S, 3]` of all classes in turn, and labels: N is `count`, or what `seconds` allow."""
-    began = last = time.monotonic()
+    began = said = time.monotonic()
     pictures: list[Tensor] = []
     for first in range(0, count, batch):
-        rows = torch.arange(first, min(first + batch, count))
-        made = heun_sample(denoise, (rows % len(CLASSES)).to(device), range(*shifted(rows)), size)
+        last = min(first + batch, count)
+        labels = (torch.arange(first, last) % len(CLASSES)).to(device)
+        made = heun_sample(denoise, labels, range(FIRST_SEED + first, FIRST_SEED + last), size)
         pictures.append(torch.from_numpy(to_uint8(made)))
         now = time.monotonic()
-        if now - last > 20:
-            last = now
-            print(json.dumps({"pairs": int(rows[-1]) + 1, "seconds": round(now - began)}), flush=True)
+        if now - said > 20:
+            said = now
+            print(json.dumps({"pairs": last, "seconds": round(now - began)}), flush=True)
         if now - began > seconds:
             break
     joined = torch.cat(pictures)
     return {"pictures": joined, "labels": torch.arange(len(joined)) % len(CLASSES)}
-
-
-def shifted(rows: Tensor) -> tuple[int, int]:
-    """First seed of these pairs, and the one after the last."""
-    return FIRST_SEED + int(rows[0]), FIRST_SEED + int(rows[-1]) + 1
 
 
 def main(argv: list[str] | None = None) -> None:
