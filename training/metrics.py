@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from training import balance
+
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     """Frechet distance of the Gaussians fitted to two sets of features `[N, D]` (Heusel et al. 2017)."""
@@ -37,13 +39,11 @@ def precision_recall(real: np.ndarray, made: np.ndarray, k: int = 3) -> tuple[fl
 
 def nearest_distance(images: np.ndarray, among: np.ndarray, chunk: int = 4000, device: str = "cpu") -> np.ndarray:
     """Root-mean-square pixel distance (of 255) from each uint8 picture to its nearest one among others `[N]`."""
-    queries = torch.from_numpy(images).to(device).flatten(1).float()
-    squares, best = queries.square().sum(1), torch.full((len(queries),), torch.inf, device=device)
+    queries, best = torch.from_numpy(images).to(device), torch.full((len(images),), torch.inf, device=device)
     for i in range(0, len(among), chunk):
-        others = torch.from_numpy(among[i : i + chunk]).to(device).flatten(1).float()
-        found = torch.addmm(others.square().sum(1)[None], queries, others.T, alpha=-2).amin(1)
-        best = torch.minimum(best, found + squares)
-    return np.asarray((best.clamp(min=0) / queries.shape[1]).sqrt().cpu())
+        others = torch.from_numpy(among[i : i + chunk]).to(device)
+        best = torch.minimum(best, balance.squared_distances(queries, others).amin(1))
+    return np.asarray(best.clamp(min=0).sqrt().cpu())
 
 
 def total_variation(a: np.ndarray, b: np.ndarray, values: int) -> float:

@@ -12,13 +12,13 @@ from torch import Tensor
 from tests.grainy_polisher import grainy_polisher
 from tests.plain_avatars import plain_avatars
 from training import pairs, train
-from training.network import SIGMA_MAX, build_unet
+from training.network import SIGMA_MAX, build_unet, denoiser
 from training.paired import NOISED, OWN, Paired
 from training.pairs import FIRST_SEED, Pairs
 from training.recipe import CLASSES, PRESETS
 from training.sampling import draw, generators, heun_sample
 from training.starts import MUCH
-from training.state import save_weights
+from training.state import load_weights, save_weights
 from training.trainer import Trainer
 
 SIZE = PRESETS["smoke"].network.image_size
@@ -45,14 +45,10 @@ def test_pictures_are_what_the_noise_of_their_seeds_leads_to(run: Path) -> None:
     assert found.labels.tolist() == [*range(len(CLASSES))] * 4
     assert torch.equal(found.noise[17:18], draw(generators([FIRST_SEED + 17]), SIZE, "cpu").bfloat16())
     unet = build_unet(PRESETS["smoke"].network)
-    unet.load_state_dict(train.load_weights(run / "pretrain.safetensors"))
-    made = heun_sample(train_denoiser(unet), torch.tensor([7]), [FIRST_SEED + 17], SIZE)
+    unet.load_state_dict(load_weights(run / "pretrain.safetensors"))
+    made = heun_sample(denoiser(unet.eval()), torch.tensor([7]), [FIRST_SEED + 17], SIZE)
     stored = found.pictures[17].permute(2, 0, 1) / 127.5 - 1
     torch.testing.assert_close(made[0], stored.float(), rtol=0, atol=1 / 127)
-
-
-def train_denoiser(unet: torch.nn.Module) -> pairs.Denoiser:
-    return pairs.denoiser(unet.eval())
 
 
 def test_they_end_with_the_time() -> None:
