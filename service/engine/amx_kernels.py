@@ -8,24 +8,16 @@ before it is done on the way, image by image, while they are in the cache.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
-
 import numpy as np
-from numba import carray, njit
-from numba.core.types import boolean, float32, int64, void, voidptr
+from numba import carray, int64, njit
 
-from service.engine import amx, cpu_kernels, vectors
+from service.engine import amx
 from service.engine.cpu_kernels import find_factors, same, together_of
-from service.engine.kept import kept
+from service.engine.kept import compiled
 from service.engine.vectors import WIDE, split, split_activated, split_normalised
 
 PIECES = 3  # of a value
 CHANNELS = WIDE  # inputs of a tile, and outputs of two
-
-SIGNATURE = void(
-    *[voidptr] * 5, *[int64] * 8, boolean, boolean, *[voidptr] * 4, int64, int64, float32, boolean, boolean
-)
 
 # Sums of two by two tiles, 16 pixels by 16 channels each; two tiles of pixels, two of weights
 zero_00, zero_01, zero_10, zero_11 = map(amx.zero, range(4))
@@ -124,12 +116,20 @@ def _gather(strip, output, other, row, height, width, padded, channels, plus):
                 output[to + i] = strip[start + i]
 
 
-def _convolve(
+@compiled
+def convolve(
     x, other, output, weights, constants,
     rows, together, height, width, channels, out_channels, side, pieces, plus,
     normalised, norm_weight, norm_bias, scale, shift, groups, scale_stride, eps, modulated, silu,
 ):  # fmt: skip
-    """As `convolution` tells."""
+    """The convolution of images, normalised before if they are to be.
+
+    It takes addresses of `x` `[rows, height, width, channels]`, of `other` and of the output
+    `[rows, height, width, out_channels]`, of packed weights and of constants; then rows, how many of them to take at
+    once, height, width, channels, output channels, the kernel's side, pieces of a weight, and whether `other` is to be
+    added. Whether `x` is to be normalised first, and for that what `service.engine.cpu_kernels.group_norm` takes of it:
+    addresses of weight, bias, scale and shift, groups, stride, eps, whether to modulate, whether SiLU follows.
+    """
     pad = side // 2
     padded, high = width + 2 * pad, height + 2 * pad
     planes, plane = channels // CHANNELS * PIECES, together * high * padded + ROWS + side
@@ -204,17 +204,3 @@ def _convolve(
             for i in range(count):
                 _gather(strips[i], outputs, others, row + i, height, width, padded, out_channels, plus)
     release()
-
-
-@cache
-def convolution() -> Callable[..., None]:
-    """The kernel, compiled now if this machine has not kept it. `service.engine.amx_conv` calls it.
-
-    It takes addresses of `x` `[rows, height, width, channels]`, of `other` and of the output
-    `[rows, height, width, out_channels]`, of packed weights and of constants; then rows, how many of them to take at
-    once, height, width, channels, output channels, the kernel's side, pieces of a weight, and whether `other` is to be
-    added. Whether `x` is to be normalised first, and for that what `service.engine.cpu_kernels.group_norm` takes of it:
-    addresses of weight, bias, scale and shift, groups, stride, eps, whether to modulate, whether SiLU follows. Calls
-    do not hold the interpreter's lock.
-    """
-    return kept(SIGNATURE, _convolve, amx, cpu_kernels, vectors)

@@ -20,6 +20,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from service.engine.norm import RowGroupNorm
 from service.engine.packing import Convolution, FusedConv2d
 
+Mix = Callable[[Tensor, int], Tensor]  # as `mix_pixels`
+
 # On a GPU, the quickest first. Flash attention is not among them: it splits a row's sums where there are few rows
 WHOLE_SUMS = [SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
@@ -78,9 +80,10 @@ class QuickResnet(nn.Module):
 class QuickAttention(nn.Module):
     """Self-attention over pixels: one projection for query, key and value, and no change of layout."""
 
-    def __init__(self, block: Any, shape: tuple[int, ...], convolution: Convolution) -> None:
+    def __init__(self, block: Any, shape: tuple[int, ...], convolution: Convolution, mix: Mix) -> None:
         """`block` is an `Attention`, `shape` the `(C, H, W)` of its input."""
         super().__init__()
+        self._mix = mix
         self.norm = block.group_norm
         self._heads = block.heads
         parts = (block.to_q, block.to_k, block.to_v)
@@ -91,7 +94,9 @@ class QuickAttention(nn.Module):
         self.to_out = convolution(_pointwise(out.weight, out.bias), (out.in_features, *shape[1:]))
 
     @staticmethod
-    def replacing(module: nn.Module, shape: tuple[int, ...], convolution: Convolution) -> QuickAttention | None:
+    def replacing(
+        module: nn.Module, shape: tuple[int, ...], convolution: Convolution, mix: Mix
+    ) -> QuickAttention | None:
         """The quick form of `module` for inputs of `shape`, if it is a block that has one."""
         if (
             type(module) is Attention
@@ -105,20 +110,24 @@ class QuickAttention(nn.Module):
             and module.to_q.out_features == module.to_v.out_features
             and not module.training
         ):
-            return QuickAttention(module, shape, convolution)
+            return QuickAttention(module, shape, convolution, mix)
         return None
 
     def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
         """As `Attention` of an image `[B, C, H, W]` with itself; `temb` is passed by some blocks and unused."""
-        rows, _, height, width = x.shape
         qkv = self.to_qkv(x) if self.norm is None else self.to_qkv.after(self.norm, x, silu=False)
-        qkv = qkv.permute(0, 2, 3, 1).reshape(rows, height * width, 3, self._heads, -1)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        with sdpa_kernel(WHOLE_SUMS, set_priority=True) if x.is_cuda else nullcontext():
-            mixed = functional.scaled_dot_product_attention(query, key, value)
-        mixed = mixed.transpose(1, 2).reshape(rows, height, width, -1).permute(0, 3, 1, 2)
-        output: Tensor = self.to_out.plus(mixed, x)
+        output: Tensor = self.to_out.plus(self._mix(qkv, self._heads), x)
         return output
+
+
+def mix_pixels(qkv: Tensor, heads: int) -> Tensor:
+    """For images of queries, keys and values `[B, 3 C, H, W]` what attention makes of the values, `[B, C, H, W]`."""
+    rows, _, height, width = qkv.shape
+    parts = qkv.permute(0, 2, 3, 1).reshape(rows, height * width, 3, heads, -1)
+    query, key, value = parts.permute(2, 0, 3, 1, 4)
+    with sdpa_kernel(WHOLE_SUMS, set_priority=True) if qkv.is_cuda else nullcontext():
+        mixed = functional.scaled_dot_product_attention(query, key, value)
+    return mixed.transpose(1, 2).reshape(rows, height, width, -1).permute(0, 3, 1, 2)
 
 
 def _pointwise(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
@@ -129,12 +138,14 @@ def _pointwise(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
     return conv
 
 
-def quicken(body: nn.Module, shapes: dict[nn.Module, tuple[int, ...]], convolution: Convolution) -> None:
+def quicken(
+    body: nn.Module, shapes: dict[nn.Module, tuple[int, ...]], convolution: Convolution, mix: Mix = mix_pixels
+) -> None:
     """Replaces the blocks of `body` that can be, given the `(C, H, W)` that reaches each."""
     for parent in list(body.modules()):
         for name, child in parent.named_children():
             quick: nn.Module | None = QuickResnet.replacing(child)
             if quick is None and child in shapes:
-                quick = QuickAttention.replacing(child, shapes[child], convolution)
+                quick = QuickAttention.replacing(child, shapes[child], convolution, mix)
             if quick is not None:
                 setattr(parent, name, quick)

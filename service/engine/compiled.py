@@ -47,6 +47,7 @@ class CompiledForward:
     """As `service.engine.forward.ProjectedForward`, its body compiled."""
 
     plan = "projected, compiled"
+    teams = True
 
     def __init__(self, unet: UNet2DModel, info: ModelInfo, dtype: torch.dtype, config: EngineConfig) -> None:
         """`unet` is separable, in float32 on the CPU; it is taken apart. Compiles when no earlier start has."""

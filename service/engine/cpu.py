@@ -61,7 +61,8 @@ class CpuNetwork:
     @property
     def candidates(self) -> tuple[Way, ...]:
         """Parts of one thread, then rows with a team."""
-        teams = sorted({team_size(rows, self._lanes.count) for rows in range(1, self._lanes.count)} - {1})
+        most = self._lanes.count if self._forward.teams else 1
+        teams = sorted({team_size(rows, self._lanes.count) for rows in range(1, most)} - {1})
         return (*(Way(rows, 1) for rows in self._rows), *(Way(1, threads) for threads in teams))
 
     def admit(self, ways: Sequence[Way]) -> None:

@@ -38,7 +38,8 @@ SIGNATURE = void(*[voidptr] * 6, *[int64] * 5, float32, boolean, boolean)
 
 
 @njit(inline="always")
-def _exp(x):
+def exp(x):
+    """To the last but one bit."""
     x = min(max(x, LEAST), MOST)
     n = (x * LOG2_E + ROUNDER) - ROUNDER
     r = (x - n * LN_2_HIGH) - n * LN_2_LOW
@@ -88,7 +89,7 @@ def _write_silu(x, y, load, store, mean, factor, shift):
     for i in range(x.shape[0]):
         for j in range(x.shape[1]):
             value = (load(x[i, j]) - mean[j]) * factor[j] + shift[j]
-            y[i, j] = store(value / (ONE + _exp(-value)))
+            y[i, j] = store(value / (ONE + exp(-value)))
 
 
 @njit(inline="always")
@@ -193,7 +194,8 @@ def _normalise(
             _write(values, outputs[row], load, store, scratch[0], scratch[1], scratch[2])
 
 
-def _float32(x, y, weight, bias, scale, shift, rows, pixels, channels, groups, stride, eps, modulated, silu):
+def float32_norm(x, y, weight, bias, scale, shift, rows, pixels, channels, groups, stride, eps, modulated, silu):
+    """As `group_norm` tells, of float32."""
     _normalise(
         np.float32, same, same,
         x, y, weight, bias, scale, shift, rows, pixels, channels, groups, stride, eps, modulated, silu,
@@ -216,5 +218,5 @@ def group_norm(dtype: str) -> Callable[..., None]:
     rows of `scale`; eps; whether the result is to be times `1 + scale` plus `shift`; whether SiLU follows. Calls do not
     hold the interpreter's lock.
     """
-    function = {"float32": _float32, "bfloat16": _bfloat16}[dtype]
+    function = {"float32": float32_norm, "bfloat16": _bfloat16}[dtype]
     return kept(SIGNATURE, function)

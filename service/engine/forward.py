@@ -38,6 +38,10 @@ class Forward(Protocol):
 
     plan: str  # names the form; part of the numerics fingerprint
 
+    @property
+    def teams(self) -> bool:
+        """Whether several threads inside make it quicker."""
+
     def prepare(self, keys: Sequence[Key]) -> tuple[Tensor, ...]:
         """What the rows of `keys` need, each tensor with a row for each. Called by one thread."""
 
@@ -49,6 +53,7 @@ class PlainForward:
     """The network as diffusers runs it."""
 
     plan = "plain"
+    teams = True
 
     def __init__(self, unet: UNet2DModel, device: torch.device, dtype: torch.dtype) -> None:
         self._device = device
@@ -89,6 +94,7 @@ class ProjectedForward:
         self._embedding_dtype = dtype
         self._projections = Projections(unet)
         self._body = UNetBody(unet).to(device)
+        self._programs: Callable[[Sequence[Tensor]], Tensor] | None = None
         norms = tile_norms_of(self._body) if device.type == "cuda" and dtype in SAME else None
         cast(self._body, dtype)
         for weight in self._body.parameters():
@@ -98,11 +104,14 @@ class ProjectedForward:
         if device.type == "cpu" and dtype in PACKED and torch.backends.mkldnn.enabled and has_units(dtype):
             kernel, tiles = norm_kernel(dtype), amx_convolution() if dtype == torch.float32 else None
             name = "packed" + ", kernels" * (kernel is not None) + ", amx" * (tiles is not None)
-            self._pack(info, lambda shapes: self._packed(shapes, kernel, tiles or PackedConv2d), name)
+            if tiles is None:
+                self._pack(info, lambda shapes, _: self._packed(shapes, kernel), name)
+            else:
+                self._pack(info, lambda shapes, inputs: self._joined(shapes, tiles, inputs), name)
         elif norms is not None and not compiled:
             from service.engine.tile_layers import COMPILER_REFUSALS
 
-            self._pack(info, lambda shapes: self._tiled(shapes, norms), "tiles", (*REFUSALS, *COMPILER_REFUSALS))
+            self._pack(info, lambda shapes, _: self._tiled(shapes, norms), "tiles", (*REFUSALS, *COMPILER_REFUSALS))
         if compiled:
             self._body.compile(dynamic=False)
             self.plan += ", compiled"
@@ -113,14 +122,26 @@ class ProjectedForward:
 
     def run(self, x: Tensor, prepared: tuple[Tensor, ...]) -> Tensor:
         """The network's body."""
+        if self._programs is not None:
+            return self._programs((x, *prepared))
         rows = x.to(dtype=self._dtype, memory_format=torch.channels_last)
         output: Tensor = self._body(rows, *prepared)
         return output.float().contiguous()
 
-    def _packed(self, shapes: Shapes, kernel: Kernel | None, convolution: Convolution) -> None:
-        pack_convolutions(self._body, shapes, convolution)
+    @property
+    def teams(self) -> bool:
+        """Not where one call does it all."""
+        return self._programs is None
+
+    def _packed(self, shapes: Shapes, kernel: Kernel | None) -> None:
+        pack_convolutions(self._body, shapes, PackedConv2d)
         replace_norms(self._body, kernel)
-        quicken(self._body, shapes, convolution)
+        quicken(self._body, shapes, PackedConv2d)
+
+    def _joined(self, shapes: Shapes, convolution: Convolution, inputs: tuple[Tensor, ...]) -> None:
+        from service.engine.amx_layers import quicken_by_tiles
+
+        self._programs = quicken_by_tiles(self._body, shapes, convolution, inputs)
 
     def _tiled(self, shapes: Shapes, norms: dict[nn.Module, nn.Module]) -> None:
         from service.engine.tile_layers import TileConv2d, tile_body
@@ -131,7 +152,7 @@ class ProjectedForward:
     def _pack(
         self,
         info: ModelInfo,
-        replace: Callable[[Shapes], None],
+        replace: Callable[[Shapes, tuple[Tensor, ...]], None],
         name: str,
         refusals: tuple[type[Exception], ...] = REFUSALS,
     ) -> None:
@@ -144,7 +165,7 @@ class ProjectedForward:
         shapes = input_shapes(self._body, rows, *prepared)
         originals = dict(_children(self._body))
         try:
-            replace(shapes)
+            replace(shapes, (x, *prepared))
             self._embedding_dtype = torch.float32  # scales and shifts of norms, which are float32 now
             prepared = self.prepare(keys)
             off = float((self.run(x, prepared) - expected).abs().max() / expected.abs().max())
@@ -152,10 +173,11 @@ class ProjectedForward:
             log.warning("cannot make %s quick on this %s: %s", info.name, self._device.type, error)
             off = float("inf")
         if off <= SAME[self._dtype]:
-            self.plan = f"projected, {name}"
+            self.plan = f"projected, {name}" + ", one call" * (self._programs is not None)
         else:
             log.warning("%s runs unpacked: packed, its output is off by %g", info.name, off)
             self._embedding_dtype = self._dtype
+            self._programs = None
             for (parent, name), child in originals.items():
                 setattr(parent, name, child)
 

@@ -11,9 +11,14 @@ from pickle import PickleError
 from types import ModuleType
 from typing import Any
 
-from numba import cfunc
+from numba import cfunc, njit
 
 log = logging.getLogger(__name__)
+
+FORM: dict[str, Any] = {"fastmath": {"contract"}, "error_model": "numpy"}
+
+compiled = njit(**FORM)
+"""A function that kernels call, compiled with the first of them."""
 
 
 def kept(signature: Any, function: Callable[..., None], *parts: ModuleType) -> Callable[..., None]:
@@ -22,16 +27,16 @@ def kept(signature: Any, function: Callable[..., None], *parts: ModuleType) -> C
     `parts` are the other modules that it takes functions from: Numba looks at a kernel's own file alone when it asks
     whether what it kept is still right.
     """
-    compiling = partial(cfunc, signature, fastmath={"contract"}, error_model="numpy")
-    compiled: Any
+    compiling = partial(cfunc, signature, **FORM)
+    kernel: Any
     try:
         if parts:
             function.__qualname__ = f"{function.__name__}_{_digest(parts)}"  # part of the name it is kept under
-        compiled = compiling(cache=True)(function)
+        kernel = compiling(cache=True)(function)
     except (OSError, RuntimeError, EOFError, PickleError) as error:  # nowhere to keep it, or nothing that can be used
         log.warning("compiling a kernel anew, as every start will: %s", error)
-        compiled = compiling()(function)
-    call: Callable[..., None] = compiled.ctypes
+        kernel = compiling()(function)
+    call: Callable[..., None] = kernel.ctypes
     return call
 
 

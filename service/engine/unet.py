@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from service.engine.norm import RowGroupNorm
+from service.engine.packing import FusedConv2d
+
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d import UNet2DModel
 
@@ -38,5 +41,7 @@ class UNetBody(nn.Module):
             count = len(block.resnets)
             x = block(x, tuple(skips[-count:]), projections)
             del skips[-count:]
+        if isinstance(self.conv_out, FusedConv2d) and isinstance(self.conv_norm_out, RowGroupNorm):
+            return self.conv_out.after(self.conv_norm_out, x, silu=True)
         output: Tensor = self.conv_out(self.conv_act(self.conv_norm_out(x)))
         return output

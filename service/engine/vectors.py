@@ -6,7 +6,7 @@ Numba's own loops use half of a vector register's width.
 from __future__ import annotations
 
 from llvmlite import ir
-from numba import int64, types
+from numba import float32, int64, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -15,7 +15,9 @@ from service.engine.cpu_kernels import BIAS, LEAST, LN_2_HIGH, LN_2_LOW, LOG2_E,
 WIDE = 32  # values
 HALF = WIDE // 2  # of a register
 
-INTEGER, FLOAT, SHORT = ir.IntType(32), ir.FloatType(), ir.IntType(16)
+LONG, INTEGER, FLOAT, SHORT = ir.IntType(64), ir.IntType(32), ir.FloatType(), ir.IntType(16)
+NOTHING = -60.0  # exp of it is lost beside 1, and pieces of it are normal numbers, which are quicker than others
+
 INTEGERS, FLOATS = ir.VectorType(INTEGER, HALF), ir.VectorType(FLOAT, HALF)
 PAIRS, PIECE = ir.VectorType(SHORT, WIDE), ir.VectorType(SHORT, WIDE)
 UPPER = ir.Constant(ir.VectorType(INTEGER, WIDE), list(range(1, 2 * WIDE, 2)))  # which halves of integers
@@ -42,12 +44,11 @@ class Vectors:
         function = cgutils.get_or_insert_function(self.builder.module, ir.FunctionType(FLOATS, [FLOATS] * 3), name)
         return self.builder.call(function, [a, b, c])
 
-    def silu(self, x):
-        """x / (1 + exp(-x)), with exp as in `service.engine.cpu_kernels`."""
+    def exp(self, t, least=LEAST):
+        """As in `service.engine.cpu_kernels`, less its last product: what is to be multiplied by what."""
         builder = self.builder
-        t = builder.fneg(x)
-        for order, bound in ((">", LEAST), ("<", MOST)):
-            t = builder.select(builder.fcmp_ordered(order, t, _all(bound)), t, _all(bound))
+        for order, bound in (("<", least), (">", MOST)):  # of a NaN neither holds: it stays one
+            t = builder.select(builder.fcmp_ordered(order, t, _all(bound)), _all(bound), t)
         n = builder.fsub(self.fma(t, _all(LOG2_E), _all(ROUNDER)), _all(ROUNDER))
         r = self.fma(n, _all(-LN_2_LOW), self.fma(n, _all(-LN_2_HIGH), t))
         p = _all(POLYNOMIAL[0])
@@ -55,10 +56,19 @@ class Vectors:
             p = self.fma(p, r, _all(coefficient))
         p = builder.fadd(self.fma(builder.fmul(p, r), r, r), _all(1.0))
         exponent = builder.add(builder.fptosi(n, INTEGERS), ir.Constant(INTEGERS, [int(BIAS)] * HALF))
-        power = builder.bitcast(builder.shl(exponent, ir.Constant(INTEGERS, [int(MANTISSA)] * HALF)), FLOATS)
-        below = self.fma(p, power, _all(1.0))
+        return p, builder.bitcast(builder.shl(exponent, ir.Constant(INTEGERS, [int(MANTISSA)] * HALF)), FLOATS)
+
+    def silu(self, x):
+        """x / (1 + exp(-x))."""
+        builder = self.builder
+        below = self.fma(*self.exp(builder.fneg(x)), _all(1.0))
         guess = self._reciprocal(below)  # to 14 digits; Newton's step doubles them
         return builder.fmul(x, builder.fmul(guess, self.fma(builder.fneg(below), guess, _all(2.0))))
+
+    def everywhere(self, value):
+        """A number 16 times."""
+        one = self.builder.insert_element(ir.Constant(FLOATS, ir.Undefined), value, ir.Constant(INTEGER, 0))
+        return self.builder.shuffle_vector(one, one, ir.Constant(INTEGERS, [0] * HALF))
 
     def _reciprocal(self, x):
         mask = ir.IntType(HALF)
@@ -120,3 +130,111 @@ split_normalised = _split_normalised(silu=False)
 
 split_activated = _split_normalised(silu=True)
 """SiLU of that."""
+
+
+def _greater(builder, a, b):
+    return builder.select(builder.fcmp_ordered(">", a, b), a, b)
+
+
+def _add(builder, a, b):
+    return builder.fadd(a, b)
+
+
+def _reduced(operation):
+    """16 values at an address to one, by an operation on two."""
+
+    @intrinsic
+    def instruction(typing, address):
+        def generate(context, builder, signature, arguments):
+            x = Vectors(builder).load(arguments[0], 0)
+            for step in (8, 4, 2, 1):
+                other = ir.Constant(INTEGERS, [lane ^ step for lane in range(HALF)])
+                x = operation(builder, x, builder.shuffle_vector(x, x, other))
+            return builder.extract_element(x, ir.Constant(INTEGER, 0))
+
+        return float32(int64), generate
+
+    return instruction
+
+
+greatest_of, sum_of = _reduced(_greater), _reduced(_add)
+
+
+@intrinsic
+def keep_greater(typing, most, source):
+    """Of 16 values at `most` and 32 at `source` the greater ones, at `most`."""
+
+    def generate(context, builder, signature, arguments):
+        vectors = Vectors(builder)
+        greater = vectors.load(arguments[0], 0)
+        for half in range(2):
+            greater = _greater(builder, greater, vectors.load(arguments[1], half))
+        builder.store(greater, builder.inttoptr(arguments[0], ir.PointerType(FLOATS)), align=4)
+        return context.get_dummy_value()
+
+    return types.void(int64, int64), generate
+
+
+@intrinsic
+def split_exponentials(typing, source, most, scale, sums, high, middle, low):
+    """As `split`, of exp((x - most) scale), or what counts as nothing; what is split is added to 16 sums."""
+
+    def generate(context, builder, signature, arguments):
+        vectors = Vectors(builder)
+        most, scale = map(vectors.everywhere, arguments[1:3])
+        halves = []
+        for half in range(2):
+            x = builder.fmul(builder.fsub(vectors.load(arguments[0], half), most), scale)
+            halves.append(builder.fmul(*vectors.exp(x, NOTHING)))
+        total = builder.fadd(builder.fadd(*halves), vectors.load(arguments[3], 0))
+        builder.store(total, builder.inttoptr(arguments[3], ir.PointerType(FLOATS)), align=4)
+        vectors.split(halves, arguments[4:])
+        return context.get_dummy_value()
+
+    return types.void(int64, float32, float32, *[int64] * 4), generate
+
+
+@intrinsic
+def split_pairs(typing, first, second, high, middle, low):
+    """As `split`, of 16 values each at two addresses, side by side."""
+
+    def generate(context, builder, signature, arguments):
+        vectors = Vectors(builder)
+        one, two = (vectors.load(address, 0) for address in arguments[:2])
+        vectors.split([_both(builder, one, two, half) for half in range(2)], arguments[2:])
+        return context.get_dummy_value()
+
+    return types.void(*[int64] * 5), generate
+
+
+def _both(builder, one, two, half):
+    """The first or second half of two vectors' values in turn."""
+    lanes = [lane // 2 + HALF * (lane % 2) for lane in range(half * HALF, (half + 1) * HALF)]
+    return builder.shuffle_vector(one, two, ir.Constant(INTEGERS, lanes))
+
+
+@intrinsic
+def transpose(typing, source, target):
+    """16 rows of 16 integers into 16 columns."""
+
+    def generate(context, builder, signature, arguments):
+        places = [
+            [
+                builder.inttoptr(builder.add(address, ir.Constant(LONG, 4 * HALF * i)), ir.PointerType(INTEGERS))
+                for i in range(HALF)
+            ]
+            for address in arguments
+        ]
+        rows = [builder.load(place, align=4) for place in places[0]]
+        for step in (8, 4, 2, 1):  # blocks of this side beside the diagonal change places
+            for i in (i for i in range(HALF) if not i & step):
+                above, below = rows[i], rows[i + step]
+                left = [lane - step + HALF if lane & step else lane for lane in range(HALF)]
+                right = [lane + HALF if lane & step else lane + step for lane in range(HALF)]
+                rows[i] = builder.shuffle_vector(above, below, ir.Constant(INTEGERS, left))
+                rows[i + step] = builder.shuffle_vector(above, below, ir.Constant(INTEGERS, right))
+        for row, place in zip(rows, places[1], strict=True):
+            builder.store(row, place, align=4)
+        return context.get_dummy_value()
+
+    return types.void(int64, int64), generate

@@ -33,6 +33,7 @@ SHAPES = [  # channels, output channels, height, width, side
     (64, 192, 8, 8, 1),
     (32, 64, 3, 5, 1),
 ]
+PART = [(3, 32, 16, 16, 3), (64, 3, 8, 32, 3), (40, 20, 5, 3, 1)]  # of a tile's channels
 HOLDERS = {1: torch.bfloat16, 2: torch.float16, 3: torch.float32}  # of weights in so many pieces
 
 
@@ -85,6 +86,25 @@ def test_long_sums_are_more_exact_than_by_vector_instructions(pieces: int) -> No
     x = noise(3, 96, 16, 16)
     exact = nn.functional.conv2d(x.double(), conv.weight.double(), conv.bias.double(), padding=1)
     assert off(by_tiles(conv)(x), exact) <= off(PackedConv2d(conv, (96, 16, 16))(x), exact)
+
+
+@with_tiles
+@pytest.mark.parametrize("pieces", HOLDERS)
+@pytest.mark.parametrize(("channels", "out_channels", "height", "width", "side"), PART)
+def test_channels_that_a_tile_lacks_change_nothing(
+    channels: int, out_channels: int, height: int, width: int, side: int, pieces: int
+) -> None:
+    conv = convolution(channels, out_channels, side, HOLDERS[pieces])
+    wide = convolution(64, 32, side, HOLDERS[pieces])
+    wide.weight.zero_()
+    wide.bias.zero_()
+    wide.weight[:out_channels, :channels], wide.bias[:out_channels] = conv.weight, conv.bias
+    x, other = noise(3, channels, height, width), noise(3, out_channels, height, width, seed=3)
+    expected = by_tiles(wide)(nn.functional.pad(x, (0, 0, 0, 0, 0, 64 - channels)))[:, :out_channels]
+    ours = by_tiles(conv)
+    assert torch.equal(ours(x), expected)
+    assert torch.allclose(ours.plus(x, other), expected + other, atol=1e-6)
+    assert torch.equal(ours(x[1:2].clone())[0], expected[1])
 
 
 @with_tiles
@@ -154,6 +174,21 @@ def test_silu_on_the_way_is_exact_from_end_to_end() -> None:
 
 
 @with_tiles
+@pytest.mark.parametrize(("channels", "out_channels", "height", "width", "side"), [*SHAPES, *PART])
+def test_of_every_second_pixel_it_is_what_it_is_of_all(
+    channels: int, out_channels: int, height: int, width: int, side: int
+) -> None:
+    conv = convolution(channels, out_channels, side)
+    x, all_of_it = noise(3, channels, height, width), by_tiles(conv)(noise(3, channels, height, width))
+    conv.stride = (2, 2)
+    ours = by_tiles(conv)
+    assert torch.allclose(ours(x), conv(x), atol=1e-4)
+    assert torch.equal(ours(x), all_of_it[:, :, ::2, ::2])
+    assert ours(x).is_contiguous(memory_format=NHWC)
+    assert torch.equal(ours.plus(x, ours(x)), 2 * ours(x))
+
+
+@with_tiles
 def test_without_a_bias_and_from_another_layout() -> None:
     conv = convolution(32, 32, 3)
     x = noise(2, 32, 8, 16)
@@ -177,16 +212,13 @@ def test_what_is_not_finite_stays_in_its_neighbourhood() -> None:
 @pytest.mark.parametrize(
     "conv",
     [
-        nn.Conv2d(32, 32, 3, padding=1, stride=2),
+        nn.Conv2d(32, 32, 3, padding=1, stride=3),
         nn.Conv2d(32, 32, 3),
         nn.Conv2d(32, 32, 5, padding=2),
         nn.Conv2d(32, 32, 3, padding=1, groups=2),
         nn.Conv2d(32, 32, 3, padding=2, dilation=2),
         nn.Conv2d(32, 32, 3, padding=1, padding_mode="circular"),
         nn.Conv2d(32, 32, 3, padding=1, dtype=torch.bfloat16),
-        nn.Conv2d(3, 32, 3, padding=1),
-        nn.Conv2d(32, 3, 3, padding=1),
-        nn.Conv2d(32, 32, 1),
         nn.Linear(32, 32),
     ],
     ids=str,

@@ -31,7 +31,7 @@ class Wrapped:
 
     def __init__(self, inner: Forward) -> None:
         self.inner = inner
-        self.plan = inner.plan
+        self.plan, self.teams = inner.plan, inner.teams
 
     def prepare(self, keys: list[Key]) -> tuple[Tensor, ...]:
         return self.inner.prepare(keys)

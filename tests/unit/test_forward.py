@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from service.engine import amx, compiled
+from service.engine import amx, amx_layers, compiled
 from service.engine import forward as forwards
 from service.engine.blocks import QuickAttention, QuickResnet
 from service.engine.cpu import CpuNetwork
@@ -138,6 +138,7 @@ def test_packing_that_fails_is_undone(tmp_path: Path, monkeypatch: pytest.Monkey
 
     info = made(tmp_path / "m", "plain")
     monkeypatch.setattr(forwards, "quicken", fail)
+    monkeypatch.setattr(amx_layers, "quicken", fail)
     form = ProjectedForward(load_unet(info), info, CPU, torch.float32)
     assert form.plan == "projected"
     assert not any(isinstance(module, RowGroupNorm) for module in form._body.modules())

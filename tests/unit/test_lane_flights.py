@@ -40,7 +40,7 @@ class Gate:
     """A real forward that keeps rows of one class waiting, and may fail."""
 
     def __init__(self, inner: Forward) -> None:
-        self.plan = inner.plan
+        self.plan, self.teams = inner.plan, inner.teams
         self.open = threading.Event()
         self.reached = threading.Event()
         self.broken = False

@@ -1,0 +1,158 @@
+"""A network's forward as one call: bit for bit what its layers do one by one, for any rows and in any thread."""
+
+from __future__ import annotations
+
+import random
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from service.engine import amx
+from service.engine.amx_calls import call, noting
+from service.engine.amx_copies import UnknownStepError, copied
+from service.engine.amx_program import Buffer, Programs, arrange
+from service.engine.embedding import Key
+from service.engine.forward import ProjectedForward
+from service.models.folder import load_info
+from service.models.loader import load_unet
+from tests.tiny import Layout, tiny_model
+
+pytestmark = pytest.mark.usefixtures("inference")
+with_tiles = pytest.mark.skipif(not amx.available(), reason="this processor has no tile instructions")
+
+TILED: dict[str, Any] = {"block_out_channels": [32, 64], "attention_head_dim": 32, "sample_size": 16}
+IMAGENET: dict[str, Any] = {
+    "down_block_types": ["ResnetDownsampleBlock2D", "AttnDownBlock2D"],
+    "up_block_types": ["AttnUpBlock2D", "ResnetUpsampleBlock2D"],
+}
+
+
+def forward_of(folder: Path, layout: Layout, **options: Any) -> ProjectedForward:
+    info = load_info(tiny_model(folder, layout, **options), "tiny")
+    return ProjectedForward(load_unet(info), info, torch.device("cpu"), torch.float32)
+
+
+def inputs(form: ProjectedForward, rows: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+    keys: list[Key] = [(float(100 * row), row % 10) for row in range(rows)]
+    return torch.randn(rows, 3, 16, 16, generator=torch.Generator().manual_seed(rows)), form.prepare(keys)
+
+
+def layer_by_layer(form: ProjectedForward, x: Tensor, prepared: tuple[Tensor, ...]) -> Tensor:
+    output: Tensor = form._body(x, *prepared)
+    return output
+
+
+@with_tiles
+@pytest.mark.parametrize(("layout", "options"), [("plain", {}), ("imagenet_like", IMAGENET)])
+def test_one_call_does_what_the_layers_do_one_by_one(tmp_path: Path, layout: Layout, options: dict[str, Any]) -> None:
+    form = forward_of(tmp_path / "m", layout, **TILED, **options)
+    assert form.plan == "projected, packed, kernels, amx, one call"
+    assert not form.teams
+    for rows in (3, 1, 8, 3, 5, 1):
+        x, prepared = inputs(form, rows)
+        given = x.clone()
+        output = form.run(x, prepared)
+        assert output.is_contiguous()
+        assert torch.equal(output, layer_by_layer(form, x, prepared))
+        assert torch.equal(x, given)
+
+
+@with_tiles
+def test_threads_do_not_share_what_they_compute_in(tmp_path: Path) -> None:
+    form = forward_of(tmp_path / "m", "plain", **TILED)
+    given = [inputs(form, rows) for rows in (1, 2, 3, 4)] * 8
+    expected = [form.run(*each) for each in given]
+
+    @torch.inference_mode()
+    def run(each: tuple[Tensor, tuple[Tensor, ...]]) -> Tensor:
+        return form.run(*each)
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(run, given))
+    assert all(map(torch.equal, found, expected))
+
+
+@with_tiles
+def test_a_result_is_not_changed_by_the_next_one(tmp_path: Path) -> None:
+    form = forward_of(tmp_path / "m", "plain", **TILED)
+    x, prepared = inputs(form, 2)
+    first = form.run(x, prepared)
+    kept = first.clone()
+    form.run(x + 1, prepared)
+    assert torch.equal(first, kept)
+
+
+@with_tiles
+def test_a_network_that_does_something_else_runs_layer_by_layer(tmp_path: Path) -> None:
+    """Here it adds an embedding to the image."""
+    form = forward_of(tmp_path / "m", "plain", **TILED, resnet_time_scale_shift="default")
+    assert form.plan == "projected, packed, kernels, amx"
+    assert form.teams
+    x, prepared = inputs(form, 2)
+    assert torch.equal(form.run(x, prepared), layer_by_layer(form, x, prepared))
+
+
+def test_what_has_no_step_is_named() -> None:
+    x = torch.randn(1, 4, 4, 4)
+    for body, name in ((torch.tanh, "tanh"), (lambda x: x.add_(1), "add_"), (nn.AvgPool2d(3), "three|two by two")):
+        with pytest.raises(UnknownStepError, match=name):
+            Programs(body)((x,))
+
+
+def test_calls_are_noted_only_by_the_thread_that_asks() -> None:
+    steps: list[tuple[int | float, ...]] = []
+    with noting(steps):
+        call(0, 1, 2.0)
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.ones, 1).result() == 1
+    assert steps == [(0, 1, 2.0)]
+
+
+def views(shape: tuple[int, ...]) -> list[Tensor]:
+    """Tensors of this shape with all kinds of strides."""
+    rows, channels, height, width = shape
+    wide = torch.empty(rows, 2 * channels, height, width, memory_format=torch.channels_last)
+    tall = torch.empty(rows, channels, 2 * height, 3 * width, memory_format=torch.channels_last)
+    return [
+        torch.empty(shape),
+        torch.empty(shape, memory_format=torch.channels_last),
+        wide[:, channels:],
+        tall[:, :, ::2, ::3],
+        torch.empty(width, rows, height, channels).permute(1, 3, 2, 0),
+    ]
+
+
+@with_tiles
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (1, 32, 8, 8), (3, 1, 1, 2), (1, 1, 1, 1)])
+def test_copies_find_every_value(shape: tuple[int, ...]) -> None:
+    for i, source in enumerate(views(shape)):
+        source.copy_(torch.randn(shape))
+        for target in views(shape):
+            target.fill_(7)
+            call(*copied(target, source))
+            assert torch.equal(target, source), i
+    one = torch.tensor(5.0)
+    for target in views(shape):
+        call(*copied(target, one.expand(shape)))
+        assert (target == 5).all()
+
+
+def test_buffers_in_use_at_the_same_time_have_places_of_their_own() -> None:
+    chance = random.Random(0)
+    for _ in range(50):
+        buffers = [Buffer(torch.empty(chance.randrange(1, 300))) for _ in range(30)]
+        for buffer in buffers:
+            buffer.first = chance.randrange(40)
+            buffer.last = buffer.first + chance.randrange(10)
+        size = arrange(buffers)
+        assert size <= sum(-(-buffer.size // 64) * 64 for buffer in buffers)
+        for i, one in enumerate(buffers):
+            assert one.offset % 64 == 0
+            assert one.offset + one.size <= size
+            for other in buffers[:i]:
+                if one.last >= other.first and other.last >= one.first:
+                    assert one.offset + one.size <= other.offset or other.offset + other.size <= one.offset
