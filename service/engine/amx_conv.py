@@ -92,7 +92,7 @@ class AmxConv2d(FusedConv2d):
         to = output.data_ptr()
         added = output if other is None else other.contiguous(memory_format=NHWC)
         call(
-            *(CONVOLVE, x.data_ptr(), added.data_ptr(), to, self._weight.data_ptr(), constants().data_ptr()),
+            *(CONVOLVE, x.data_ptr(), added.data_ptr(), to, self._weight.data_ptr(), constants().ctypes.data),
             *(rows, together, height, width, channels, out_channels, side, self._pieces),
             *(other is not None, norm is not None, *(norm or (to, to, to, to)), *form),
         )
@@ -136,13 +136,13 @@ def amx_convolution() -> Convolution | None:
 
 
 @cache
-def constants() -> Tensor:
+def constants() -> np.ndarray:
     """What kernels read: a tile of ones for a bias' pieces, and the tiles' sizes."""
     from service.engine import amx
 
     ones = np.zeros((TILE, DEPTH), np.uint16)
     ones[:, :PIECES] = 0x3F80  # bfloat16's
-    return torch.from_numpy(np.concatenate([ones.view(np.uint8).ravel(), amx.palette()])).clone()
+    return np.concatenate([ones.view(np.uint8).ravel(), amx.palette()])
 
 
 def _split(values: Tensor) -> list[Tensor]:

@@ -26,7 +26,7 @@ def mix_pixels_by_tiles(qkv: Tensor, heads: int) -> Tensor:
     if height * width % DEPTH or channels // 3 // heads % DEPTH:
         return mix_pixels(qkv, heads)
     output = torch.empty((rows, channels // 3, height, width), memory_format=NHWC)
-    addresses = qkv.data_ptr(), output.data_ptr(), constants().data_ptr()
+    addresses = qkv.data_ptr(), output.data_ptr(), constants().ctypes.data
     call(ATTEND, *addresses, rows, height * width, heads, channels // 3 // heads)
     return output
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from service.engine import amx
 from service.engine.amx_calls import call, noting
+from service.engine.amx_conv import constants
 from service.engine.amx_copies import UnknownStepError, copied
 from service.engine.amx_program import Buffer, Programs, arrange
 from service.engine.embedding import Key
@@ -32,6 +33,7 @@ IMAGENET: dict[str, Any] = {
 
 
 def forward_of(folder: Path, layout: Layout, **options: Any) -> ProjectedForward:
+    constants.cache_clear()  # as in a process that begins
     info = load_info(tiny_model(folder, layout, **options), "tiny")
     return ProjectedForward(load_unet(info), info, torch.device("cpu"), torch.float32)
 
