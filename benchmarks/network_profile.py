@@ -1,6 +1,7 @@
 """Where the time of a network forward and of the steps around it goes, in this process and without a server.
 
-Kinds are those of `torch.profiler`'s operators: each one's own time goes to the scope it ran in (a group norm, an
+Where a forward is one call (`service.engine.amx_program`), its steps are done one by one for that. Elsewhere
+kinds are those of `torch.profiler`'s operators: each one's own time goes to the scope it ran in (a group norm, an
 attention block, a convolution by tile instructions with the norm before it), else to what its name says; the
 interpreter's time between operators is a kind of its own. The profiler slows small operators more than large ones, so
 its shares are taken of a time measured without it. CPU only.
@@ -20,7 +21,9 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
+from service.engine.amx_calls import ATTEND, CONVOLVE, NORMALISE
 from service.engine.amx_conv import AmxConv2d
+from service.engine.amx_program import Programs
 from service.engine.blocks import QuickAttention
 from service.engine.cpu import ROWS, rows_of_part, team_size
 from service.engine.embedding import Key
@@ -160,6 +163,34 @@ def shares(run: Callable[[], object]) -> dict[str, float]:
     return {kind: spent[kind] / whole for kind in KINDS}
 
 
+def shares_of(forward: Forward, given: tuple[Tensor, tuple[Tensor, ...]]) -> dict[str, float]:
+    """The share of each of `KINDS` in a forward, 0 to 1."""
+    programs = forward.programs if isinstance(forward, ProjectedForward) else None
+    if programs is None:
+        return shares(lambda: forward.run(*given))
+    return step_shares(programs, lambda: forward.run(*given), len(given[0]))
+
+
+def step_shares(programs: Programs, run: Callable[[], object], rows: int) -> dict[str, float]:
+    """As `shares`, of a forward of so many rows that is one call; what is around its steps is the interpreter's."""
+    from service.engine.amx_steps import runner
+
+    run()
+    steps, do = programs.bound(rows).steps, runner()
+    kinds = [{CONVOLVE: CONV, ATTEND: ATTENTION, NORMALISE: NORM}.get(int(step[0]), OTHER) for step in steps]
+    for i in [i for i, kind in enumerate(kinds) if kind == ATTENTION]:
+        kinds[i - 1] = kinds[i + 1] = ATTENTION  # the linear layers around it
+    spent: defaultdict[str, float] = defaultdict(float)
+    for _ in range(PROFILED):
+        for step, kind in zip(steps, kinds, strict=True):
+            began = time.perf_counter()
+            do(step.ctypes.data, 1)
+            spent[kind] += time.perf_counter() - began
+    whole = mean_ms(run, 0.2) / 1e3 * PROFILED
+    spent[INTERPRETER] = max(0.0, whole - sum(spent.values()))
+    return {kind: spent[kind] / sum(spent.values()) for kind in KINDS}
+
+
 def _has_ancestor(event: Any, name: str) -> bool:
     while (event := event.cpu_parent) is not None:
         if event.name == name:
@@ -187,10 +218,10 @@ def network_profile(info: ModelInfo, dtype: str, cores: int, seconds: float) -> 
             times[threads] = mean_ms(lambda: forward.run(*single), seconds)
         threads = min(times, key=lambda count: times[count])
         torch.set_num_threads(threads)
-        split = shares(lambda: forward.run(*single))
+        split = shares_of(forward, single)
         torch.set_num_threads(1)
         found["single"] = {"rows": 1, "threads": threads, "lanes": 1, "ms": times[threads], "shares": split}
-        split = shares(lambda: forward.run(*full))
+        split = shares_of(forward, full)
         lanes = Lanes(cores)
         whole = mean_ms(lambda: lanes.run([lambda: forward.run(*full)] * cores, 1), seconds)
         lanes.close()

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 
 CONVOLVE, ATTEND, NORMALISE, COPY, HALVE = range(5)  # what a step does
-NUMBERS = 25  # of a step, at most
+NUMBERS = 26  # of a step, at most
 
 Step = tuple[int | float, ...]  # its kind, then what the kernel takes: addresses, numbers, truths
 
@@ -45,7 +45,7 @@ def noting(steps: list[Step]) -> Iterator[None]:
 
 
 def table_of(steps: Sequence[Step]) -> np.ndarray:
-    """What `service.engine.amx_steps.runner` takes: int64 `[steps, 25]`."""
+    """What `service.engine.amx_steps.runner` takes: int64 `[steps, 26]`."""
     table = np.zeros((len(steps), NUMBERS), np.int64)
     for row, step in zip(table, steps, strict=True):
         row[: len(step)] = [int(np.float32(x).view(np.int32)) if isinstance(x, float) else x for x in step]

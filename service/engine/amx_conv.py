@@ -27,14 +27,15 @@ CACHE = 400_000  # bytes that the pieces of images taken at once should not exce
 class AmxConv2d(FusedConv2d):
     """A convolution of a form that `service.engine.amx_kernels` has. Missing channels of a tile are zeros."""
 
-    def __init__(self, conv: nn.Conv2d) -> None:
-        """`conv` is one that `fits`."""
+    def __init__(self, conv: nn.Conv2d, parts: int) -> None:
+        """`conv` is one that `fits`; values are that many bfloat16 (one: rounded, and so are weights), or three."""
         super().__init__()
+        self._parts = parts
         self._side, self._stride = int(conv.kernel_size[0]), int(conv.stride[0])
         self._made = conv.out_channels
         self._channels = (_whole(conv.in_channels, DEPTH), _whole(conv.out_channels, 2 * TILE))
         self._simple = conv.out_channels == self._channels[1] and self._stride == 1
-        self._pieces, self._weight = _packed(conv, *self._channels)
+        self._pieces, self._weight = _packed(conv, *self._channels, parts)
 
     @staticmethod
     def fits(conv: nn.Module) -> TypeGuard[nn.Conv2d]:
@@ -88,12 +89,12 @@ class AmxConv2d(FusedConv2d):
         if side == 1:  # no borders: all pixels are one line
             height, width = 1, height * width
         pixels = (height + side - 1) * (width + side - 1)
-        together = min(rows, max(2, CACHE // (2 * PIECES * pixels * channels)))
+        together = min(rows, max(2, CACHE // (2 * self._parts * pixels * channels)))
         to = output.data_ptr()
         added = output if other is None else other.contiguous(memory_format=NHWC)
         call(
             *(CONVOLVE, x.data_ptr(), added.data_ptr(), to, self._weight.data_ptr(), constants().ctypes.data),
-            *(rows, together, height, width, channels, out_channels, side, self._pieces),
+            *(rows, together, height, width, channels, out_channels, side, self._pieces, self._parts),
             *(other is not None, norm is not None, *(norm or (to, to, to, to)), *form),
         )
         if self._simple:
@@ -124,13 +125,18 @@ def has_tiles() -> bool:
     return available()
 
 
-def amx_convolution() -> Convolution | None:
-    """Makes one of these, or where it does not fit a `PackedConv2d`; None where there are no tile instructions."""
+def amx_convolution(dtype: torch.dtype) -> Convolution | None:
+    """Makes one of these, or where it does not fit a `PackedConv2d`; None where there are no tile instructions.
+
+    Images are float32. In `dtype` bfloat16 values are rounded to that where they are multiplied.
+    """
     if not has_tiles():
         return None
 
+    parts = 1 if dtype == torch.bfloat16 else PIECES
+
     def made(conv: nn.Conv2d, shape: tuple[int, ...]) -> FusedConv2d:
-        return AmxConv2d(conv) if AmxConv2d.fits(conv) else PackedConv2d(conv, shape)
+        return AmxConv2d(conv, parts) if AmxConv2d.fits(conv) else PackedConv2d(conv, shape)
 
     return made
 
@@ -154,7 +160,7 @@ def _split(values: Tensor) -> list[Tensor]:
     return pieces
 
 
-def _packed(conv: nn.Conv2d, channels: int, out_channels: int) -> tuple[int, Tensor]:
+def _packed(conv: nn.Conv2d, channels: int, out_channels: int, parts: int) -> tuple[int, Tensor]:
     """Pieces of a weight, and for each 16 output channels a tile of biases, then tiles of weights as they are needed.
 
     A tile holds 32 input channels, two by two side by side for each of 16 output channels.
@@ -162,7 +168,7 @@ def _packed(conv: nn.Conv2d, channels: int, out_channels: int) -> tuple[int, Ten
     side = conv.kernel_size[0]
     weight = torch.zeros(out_channels, channels, side, side)
     weight[: conv.out_channels, : conv.in_channels] = conv.weight.detach()
-    pieces = _split(weight)
+    pieces = [weight.bfloat16().float()] if parts == 1 else _split(weight)
     blocks = out_channels // TILE
     tiles = torch.stack(pieces).view(len(pieces), blocks, TILE, channels // DEPTH, DEPTH // 2, 2, side, side)
     tiles = tiles.permute(1, 3, 6, 7, 0, 4, 2, 5).reshape(blocks, -1, TILE, DEPTH)

@@ -1,7 +1,8 @@
 """Convolution in float32 by Intel's tile instructions, in Python that Numba compiles. Images are NHWC.
 
 Values are split into three bfloat16 whose sum they are, weights into as many as they need. All products that count are
-exact and added in float32: the result is nearer to that of float64 than a float32 convolution's. Every value is
+exact and added in float32: the result is nearer to that of float64 than a float32 convolution's. Or both are rounded to
+one bfloat16, which takes a third of the products. Every value is
 summed in an order that the layer's shape alone decides, so its bits depend on no other row. A group normalisation
 before it is done on the way, image by image, while they are in the cache.
 """
@@ -14,9 +15,17 @@ from numba import carray, int64, njit
 from service.engine import amx
 from service.engine.cpu_kernels import find_factors, same, together_of
 from service.engine.kept import compiled
-from service.engine.vectors import WIDE, split, split_activated, split_normalised
+from service.engine.vectors import (
+    WIDE,
+    round_activated,
+    round_all,
+    round_normalised,
+    split,
+    split_activated,
+    split_normalised,
+)
 
-PIECES = 3  # of a value
+PIECES = 3  # of a value, at most
 CHANNELS = WIDE  # inputs of a tile, and outputs of two
 
 # Sums of two by two tiles, 16 pixels by 16 channels each; two tiles of pixels, two of weights
@@ -37,7 +46,7 @@ def _from_line(buffer, values):
 
 
 @njit(inline="always")
-def _fill(image, work, base, first, height, width, channels, pad, factors, normalised, silu):
+def _fill(image, work, base, first, height, width, channels, pad, parts, factors, normalised, silu):
     """The pieces of an image, with a border of zeros, into planes of `work` (at `base`) from pixel `first` on.
 
     It is normalised on the way by `factors`, as `find_factors` leaves them, if they are to be used.
@@ -56,27 +65,35 @@ def _fill(image, work, base, first, height, width, channels, pad, factors, norma
         for x in range(width):
             source = image + 4 * (y * width + x) * channels
             mean = factors.ctypes.data
-            for plane in range(0, work.shape[0], PIECES):
+            for plane in range(0, work.shape[0], parts):
                 high = to + plane * bytes_of_plane
                 middle, low = high + bytes_of_plane, high + 2 * bytes_of_plane
-                if not normalised:
+                factor, shift = mean + apart, mean + 2 * apart
+                if parts == 1:
+                    if not normalised:
+                        round_all(source, high)
+                    elif silu:
+                        round_activated(source, mean, factor, shift, high)
+                    else:
+                        round_normalised(source, mean, factor, shift, high)
+                elif not normalised:
                     split(source, high, middle, low)
                 elif silu:
-                    split_activated(source, mean, mean + apart, mean + 2 * apart, high, middle, low)
+                    split_activated(source, mean, factor, shift, high, middle, low)
                 else:
-                    split_normalised(source, mean, mean + apart, mean + 2 * apart, high, middle, low)
+                    split_normalised(source, mean, factor, shift, high, middle, low)
                 source += 4 * CHANNELS
                 mean += 4 * CHANNELS
             to += ROW_BYTES
 
 
 @njit(inline="always")
-def _multiply(pixels_0, pixels_1, weights_0, weights_1, planes, plane, side, padded, pieces):
+def _multiply(pixels_0, pixels_1, weights_0, weights_1, planes, plane, side, padded, pieces, parts):
     """Adds to the sums all products of two tiles of pixels' neighbourhoods with two of output channels' weights.
 
     The four are addresses; planes are `plane` bytes long, their lines `padded` pixels.
     """
-    for first in range(0, planes * plane, PIECES * plane):
+    for first in range(0, planes * plane, parts * plane):
         for line in range(first, first + side * padded * ROW_BYTES, padded * ROW_BYTES):
             for offset in range(line, line + side * ROW_BYTES, ROW_BYTES):
                 for piece in range(pieces):
@@ -85,7 +102,7 @@ def _multiply(pixels_0, pixels_1, weights_0, weights_1, planes, plane, side, pad
                     weights_0 += BYTES
                     weights_1 += BYTES
                     at = offset
-                    for _ in range(PIECES - piece):  # the other products are below float32's last digit
+                    for _ in range(parts - piece):  # the other products are below float32's last digit
                         load_pixels_0(pixels_0 + at, ROW_BYTES)
                         load_pixels_1(pixels_1 + at, ROW_BYTES)
                         dot_00()
@@ -119,20 +136,21 @@ def _gather(strip, output, other, row, height, width, padded, channels, plus):
 @compiled
 def convolve(
     x, other, output, weights, constants,
-    rows, together, height, width, channels, out_channels, side, pieces, plus,
+    rows, together, height, width, channels, out_channels, side, pieces, parts, plus,
     normalised, norm_weight, norm_bias, scale, shift, groups, scale_stride, eps, modulated, silu,
 ):  # fmt: skip
     """The convolution of images, normalised before if they are to be.
 
     It takes addresses of `x` `[rows, height, width, channels]`, of `other` and of the output
     `[rows, height, width, out_channels]`, of packed weights and of constants; then rows, how many of them to take at
-    once, height, width, channels, output channels, the kernel's side, pieces of a weight, and whether `other` is to be
-    added. Whether `x` is to be normalised first, and for that what `service.engine.cpu_kernels.group_norm` takes of it:
-    addresses of weight, bias, scale and shift, groups, stride, eps, whether to modulate, whether SiLU follows.
+    once, height, width, channels, output channels, the kernel's side, pieces of a weight and of a value (three, or one:
+    then it is rounded), and whether `other` is to be added. Whether `x` is to be normalised first, and for that what
+    `service.engine.cpu_kernels.group_norm` takes of it: addresses of weight, bias, scale and shift, groups, stride,
+    eps, whether to modulate, whether SiLU follows.
     """
     pad = side // 2
     padded, high = width + 2 * pad, height + 2 * pad
-    planes, plane = channels // CHANNELS * PIECES, together * high * padded + ROWS + side
+    planes, plane = channels // CHANNELS * parts, together * high * padded + ROWS + side
     image, values = height * width * channels, rows * height * width * out_channels
     stride = 4 * out_channels
     block = (1 + side * side * channels // CHANNELS * pieces) * BYTES  # weights of 16 output channels, bias first
@@ -159,7 +177,7 @@ def convolve(
                     images[row + i], same, weight, bias, scales[row + i], shifts[row + i],
                     height * width, channels, groups, eps, modulated, factors,
                 )  # fmt: skip
-            _fill(source, work, base, i * high * padded, height, width, channels, pad, factors, normalised, silu)
+            _fill(source, work, base, i * high * padded, height, width, channels, pad, parts, factors, normalised, silu)
         tiles = count * per_image
         into, begin = strips.ctypes.data, int64(0)
         if lines:
@@ -194,7 +212,7 @@ def convolve(
                 dot_11()
                 _multiply(
                     base + from_0 * ROW_BYTES, base + from_1 * ROW_BYTES, weights_0 + BYTES, weights_1 + BYTES,
-                    planes, plane * ROW_BYTES, side, padded, pieces,
+                    planes, plane * ROW_BYTES, side, padded, pieces, parts,
                 )  # fmt: skip
                 store_00(into + to_0, stride)
                 store_01(into + to_0 + ROW_BYTES, stride)

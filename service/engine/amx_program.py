@@ -20,7 +20,7 @@ from service.engine.amx_calls import ATTEND, CONVOLVE, COPY, HALVE, NORMALISE, S
 from service.engine.amx_copies import CHANGED, MADE, UnknownStepError
 
 ADDRESSES = {  # which of a step's numbers
-    CONVOLVE: (1, 2, 3, 4, 5, 16, 17, 18, 19),
+    CONVOLVE: (1, 2, 3, 4, 5, 17, 18, 19, 20),
     ATTEND: (1, 2, 3),
     NORMALISE: (1, 2, 3, 4, 5, 6),
     COPY: (1, 2),
@@ -85,7 +85,7 @@ class Where(NamedTuple):
 
 
 class Program(NamedTuple):
-    """Steps `[N, 25]` whose numbers are offsets in so many bytes of memory where `relative`."""
+    """Steps `[N, 26]` whose numbers are offsets in so many bytes of memory where `relative`."""
 
     steps: np.ndarray
     relative: np.ndarray
@@ -155,8 +155,8 @@ class Bound:
     def __init__(self, program: Program, memory: Tensor) -> None:
         from service.engine.amx_steps import runner
 
-        self._steps = program.steps + program.relative * memory.data_ptr()
-        self._run, self._arguments = runner(), (self._steps.ctypes.data, len(self._steps))
+        self.steps = program.steps + program.relative * memory.data_ptr()
+        self._run, self._arguments = runner(), (self.steps.ctypes.data, len(self.steps))
         self._inputs = [each.of(memory) for each in program.inputs]
         self._output = program.output.of(memory)
 
@@ -188,6 +188,10 @@ class Programs:
         """What the body makes of `inputs`, float32 with a row for each of a batch. Raises UnknownStepError."""
         bound = self._own.bound.get(len(inputs[0])) or self._bind(inputs)
         return bound(inputs)
+
+    def bound(self, rows: int) -> Bound:
+        """What this thread did last for so many rows. KeyError if it has not."""
+        return self._own.bound[rows]
 
     def _bind(self, inputs: Sequence[Tensor]) -> Bound:
         own, rows = self._own, len(inputs[0])

@@ -58,9 +58,9 @@ def _run(table, count):
         if s[0] == CONVOLVE:
             convolve(
                 pointer_to(s[1]), pointer_to(s[2]), pointer_to(s[3]), pointer_to(s[4]), pointer_to(s[5]),
-                s[6], s[7], s[8], s[9], s[10], s[11], s[12], s[13], s[14] != 0, s[15] != 0,
-                pointer_to(s[16]), pointer_to(s[17]), pointer_to(s[18]), pointer_to(s[19]),
-                s[20], s[21], np.int32(s[22]).view(np.float32), s[23] != 0, s[24] != 0,
+                s[6], s[7], s[8], s[9], s[10], s[11], s[12], s[13], s[14], s[15] != 0, s[16] != 0,
+                pointer_to(s[17]), pointer_to(s[18]), pointer_to(s[19]), pointer_to(s[20]),
+                s[21], s[22], np.int32(s[23]).view(np.float32), s[24] != 0, s[25] != 0,
             )  # fmt: skip
         elif s[0] == ATTEND:
             attend(pointer_to(s[1]), pointer_to(s[2]), pointer_to(s[3]), s[4], s[5], s[6], s[7])
@@ -78,7 +78,7 @@ def _run(table, count):
 
 @cache
 def runner() -> Callable[[int, int], None]:
-    """Takes the address of steps `[count, 25]` of 64-bit integers, and their count; compiled now if it is not kept.
+    """Takes the address of steps `[count, 26]` of 64-bit integers, and their count; compiled now if it is not kept.
 
     A step is its kind, then the arguments of that kind: those of `amx_kernels.convolve`, `amx_attention.attend`,
     `cpu_kernels.group_norm`; for a copy of float32 addresses of target and source, values of a run, and for four loops

@@ -22,6 +22,8 @@ from service.models.info import ModelInfo
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d import UNet2DModel
 
+    from service.engine.amx_program import Programs
+
 log = logging.getLogger(__name__)
 
 # Of the output's largest value: a form whose output differs by more is not used.
@@ -92,17 +94,22 @@ class ProjectedForward:
         self._device = device
         self._dtype = dtype
         self._embedding_dtype = dtype
+        self._same = SAME.get(dtype, 0.0)
         self._projections = Projections(unet)
         self._body = UNetBody(unet).to(device)
-        self._programs: Callable[[Sequence[Tensor]], Tensor] | None = None
+        self.programs: Programs | None = None  # its forwards as one call
         norms = tile_norms_of(self._body) if device.type == "cuda" and dtype in SAME else None
-        cast(self._body, dtype)
+        quick = device.type == "cpu" and dtype in PACKED and torch.backends.mkldnn.enabled and has_units(dtype)
+        tiles = amx_convolution(dtype) if quick and not compiled else None
+        if tiles is not None:
+            self._dtype = self._embedding_dtype = torch.float32  # of images; convolutions round
+        cast(self._body, self._dtype)
         for weight in self._body.parameters():
             if weight.ndim == 4:
                 weight.data = weight.data.contiguous(memory_format=torch.channels_last)
         self.plan = "projected"
-        if device.type == "cpu" and dtype in PACKED and torch.backends.mkldnn.enabled and has_units(dtype):
-            kernel, tiles = norm_kernel(dtype), amx_convolution() if dtype == torch.float32 else None
+        if quick:
+            kernel = norm_kernel(self._dtype)
             name = "packed" + ", kernels" * (kernel is not None) + ", amx" * (tiles is not None)
             if tiles is None:
                 self._pack(info, lambda shapes, _: self._packed(shapes, kernel), name)
@@ -122,8 +129,8 @@ class ProjectedForward:
 
     def run(self, x: Tensor, prepared: tuple[Tensor, ...]) -> Tensor:
         """The network's body."""
-        if self._programs is not None:
-            return self._programs((x, *prepared))
+        if self.programs is not None:
+            return self.programs((x, *prepared))
         rows = x.to(dtype=self._dtype, memory_format=torch.channels_last)
         output: Tensor = self._body(rows, *prepared)
         return output.float().contiguous()
@@ -131,7 +138,7 @@ class ProjectedForward:
     @property
     def teams(self) -> bool:
         """Not where one call does it all."""
-        return self._programs is None
+        return self.programs is None
 
     def _packed(self, shapes: Shapes, kernel: Kernel | None) -> None:
         pack_convolutions(self._body, shapes, PackedConv2d)
@@ -141,7 +148,7 @@ class ProjectedForward:
     def _joined(self, shapes: Shapes, convolution: Convolution, inputs: tuple[Tensor, ...]) -> None:
         from service.engine.amx_layers import quicken_by_tiles
 
-        self._programs = quicken_by_tiles(self._body, shapes, convolution, inputs)
+        self.programs = quicken_by_tiles(self._body, shapes, convolution, inputs)
 
     def _tiled(self, shapes: Shapes, norms: dict[nn.Module, nn.Module]) -> None:
         from service.engine.tile_layers import TileConv2d, tile_body
@@ -172,12 +179,12 @@ class ProjectedForward:
         except refusals as error:
             log.warning("cannot make %s quick on this %s: %s", info.name, self._device.type, error)
             off = float("inf")
-        if off <= SAME[self._dtype]:
-            self.plan = f"projected, {name}" + ", one call" * (self._programs is not None)
+        if off <= self._same:
+            self.plan = f"projected, {name}" + ", one call" * (self.programs is not None)
         else:
             log.warning("%s runs unpacked: packed, its output is off by %g", info.name, off)
             self._embedding_dtype = self._dtype
-            self._programs = None
+            self.programs = None
             for (parent, name), child in originals.items():
                 setattr(parent, name, child)
 
@@ -220,8 +227,8 @@ def build_forward(
         if device.type == "cpu" and separable(unet) and dtype in PACKED and has_units(dtype):
             from service.engine.compiled import CompiledForward
 
-            if dtype == torch.float32 and has_tiles():
-                log.warning("this CPU has tile instructions, and float32 is quicker by them than compiled")
+            if has_tiles():
+                log.warning("this CPU has tile instructions: by them %s is quicker than compiled", dtype)
             return CompiledForward(unet, info, dtype, compiled)
         log.warning("%s is not compiled: that is for the CPU, and for number types it has units for", info.name)
     if separable(unet):

@@ -27,6 +27,10 @@ def _all(value):
     return ir.Constant(FLOATS, [float(value)] * HALF)
 
 
+def _integers(value):
+    return ir.Constant(INTEGERS, [value] * HALF)
+
+
 class Vectors:
     """Code for half of the values at a time."""
 
@@ -55,8 +59,8 @@ class Vectors:
         for coefficient in POLYNOMIAL[1:]:
             p = self.fma(p, r, _all(coefficient))
         p = builder.fadd(self.fma(builder.fmul(p, r), r, r), _all(1.0))
-        exponent = builder.add(builder.fptosi(n, INTEGERS), ir.Constant(INTEGERS, [int(BIAS)] * HALF))
-        return p, builder.bitcast(builder.shl(exponent, ir.Constant(INTEGERS, [int(MANTISSA)] * HALF)), FLOATS)
+        exponent = builder.add(builder.fptosi(n, INTEGERS), _integers(int(BIAS)))
+        return p, builder.bitcast(builder.shl(exponent, _integers(int(MANTISSA))), FLOATS)
 
     def silu(self, x):
         """x / (1 + exp(-x))."""
@@ -68,7 +72,7 @@ class Vectors:
     def everywhere(self, value):
         """A number 16 times."""
         one = self.builder.insert_element(ir.Constant(FLOATS, ir.Undefined), value, ir.Constant(INTEGER, 0))
-        return self.builder.shuffle_vector(one, one, ir.Constant(INTEGERS, [0] * HALF))
+        return self.builder.shuffle_vector(one, one, _integers(0))
 
     def _reciprocal(self, x):
         mask = ir.IntType(HALF)
@@ -79,13 +83,24 @@ class Vectors:
         )
         return self.builder.call(function, [x, ir.Constant(FLOATS, ir.Undefined), ir.Constant(mask, -1)])
 
+    def round(self, halves, address):
+        """Writes 32 values as the nearest bfloat16, even ones of two, to a 2-byte address."""
+        builder = self.builder
+        bits = []
+        for half in halves:
+            whole = builder.bitcast(half, INTEGERS)
+            last = builder.and_(builder.lshr(whole, _integers(16)), _integers(1))
+            bits.append(builder.add(builder.add(whole, _integers(0x7FFF)), last))
+        rounded = builder.shuffle_vector(*(builder.bitcast(each, PAIRS) for each in bits), UPPER)
+        builder.store(rounded, builder.inttoptr(address, ir.PointerType(PIECE)), align=2)
+
     def split(self, halves, addresses):
         """Writes 32 values as three bfloat16 each, whose sum is exactly the value, to 2-byte addresses.
 
         Each is what is left, cut off after the eighth significant digit; a float32 has three times eight.
         """
         builder = self.builder
-        upper = ir.Constant(INTEGERS, [0xFFFF0000] * HALF)
+        upper = _integers(0xFFFF0000)
         for i, address in enumerate(addresses):
             bits = [builder.bitcast(half, INTEGERS) for half in halves]
             piece = builder.shuffle_vector(*(builder.bitcast(each, PAIRS) for each in bits), UPPER)
@@ -107,17 +122,33 @@ def split(typing, source, high, middle, low):
     return types.void(*[int64] * 4), generate
 
 
+@intrinsic
+def round_all(typing, source, target):
+    """32 values float32 at `source` as the nearest bfloat16."""
+
+    def generate(context, builder, signature, arguments):
+        vectors = Vectors(builder)
+        vectors.round([vectors.load(arguments[0], half) for half in range(2)], arguments[1])
+        return context.get_dummy_value()
+
+    return types.void(int64, int64), generate
+
+
+def _normalised(builder, addresses, silu):
+    vectors = Vectors(builder)
+    halves = []
+    for half in range(2):
+        x, mean, factor, shift = (vectors.load(address, half) for address in addresses)
+        x = vectors.fma(builder.fsub(x, mean), factor, shift)
+        halves.append(vectors.silu(x) if silu else x)
+    return halves
+
+
 def _split_normalised(silu):
     @intrinsic
     def instruction(typing, source, mean, factor, shift, high, middle, low):
         def generate(context, builder, signature, arguments):
-            vectors = Vectors(builder)
-            halves = []
-            for half in range(2):
-                x, mean, factor, shift = (vectors.load(address, half) for address in arguments[:4])
-                x = vectors.fma(builder.fsub(x, mean), factor, shift)
-                halves.append(vectors.silu(x) if silu else x)
-            vectors.split(halves, arguments[4:])
+            Vectors(builder).split(_normalised(builder, arguments[:4], silu), arguments[4:])
             return context.get_dummy_value()
 
         return types.void(*[int64] * 7), generate
@@ -125,10 +156,22 @@ def _split_normalised(silu):
     return instruction
 
 
-split_normalised = _split_normalised(silu=False)
-"""As `split`, of (x - mean) factor + shift; all of them 32 values at an address."""
+def _round_normalised(silu):
+    @intrinsic
+    def instruction(typing, source, mean, factor, shift, target):
+        def generate(context, builder, signature, arguments):
+            Vectors(builder).round(_normalised(builder, arguments[:4], silu), arguments[4])
+            return context.get_dummy_value()
 
-split_activated = _split_normalised(silu=True)
+        return types.void(*[int64] * 5), generate
+
+    return instruction
+
+
+split_normalised, round_normalised = _split_normalised(silu=False), _round_normalised(silu=False)
+"""As `split` and `round_all`, of (x - mean) factor + shift; all of them 32 values at an address."""
+
+split_activated, round_activated = _split_normalised(silu=True), _round_normalised(silu=True)
 """SiLU of that."""
 
 

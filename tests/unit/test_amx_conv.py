@@ -49,8 +49,8 @@ def convolution(channels: int, out_channels: int, side: int, holder: torch.dtype
     return conv
 
 
-def by_tiles(conv: nn.Conv2d) -> AmxConv2d:
-    make = amx_convolution()
+def by_tiles(conv: nn.Conv2d, dtype: torch.dtype = torch.float32) -> AmxConv2d:
+    make = amx_convolution(dtype)
     assert make is not None
     made = make(conv, ())
     assert isinstance(made, AmxConv2d)
@@ -86,6 +86,44 @@ def test_long_sums_are_more_exact_than_by_vector_instructions(pieces: int) -> No
     x = noise(3, 96, 16, 16)
     exact = nn.functional.conv2d(x.double(), conv.weight.double(), conv.bias.double(), padding=1)
     assert off(by_tiles(conv)(x), exact) <= off(PackedConv2d(conv, (96, 16, 16))(x), exact)
+
+
+@with_tiles
+@pytest.mark.parametrize("normalised", [False, True])
+@pytest.mark.parametrize(("channels", "out_channels", "height", "width", "side"), SHAPES)
+def test_in_bfloat16_values_and_weights_are_rounded_and_nothing_else(
+    channels: int, out_channels: int, height: int, width: int, side: int, normalised: bool
+) -> None:
+    conv = convolution(channels, out_channels, side)
+    x, norm = noise(5, channels, height, width), nn.GroupNorm(channels, channels, affine=True, eps=0)
+    ours = by_tiles(conv, torch.bfloat16)
+    kernel = norm_kernel(torch.float32)
+    assert kernel is not None
+    if normalised:  # by factors that change no bit
+        x = torch.cat([x.sign(), -x.sign()], 2).contiguous(memory_format=NHWC)
+        norm.weight.copy_(noise(1, channels, 1, 1, seed=4).flatten().bfloat16())
+    rounded = norm.weight.view(1, -1, 1, 1) * x if normalised else x.bfloat16()
+    terms = [rounded.double(), conv.weight.bfloat16().double(), conv.bias.double()]
+    exact = nn.functional.conv2d(*terms, padding=side // 2)
+    size = nn.functional.conv2d(*(term.abs() for term in terms), padding=side // 2)
+    found = ours.after(KernelGroupNorm(norm, kernel), x, silu=False) if normalised else ours(x)
+    assert ours._pieces == 1
+    assert ((found - exact).abs() <= 2**-22 * size).all()
+    assert torch.equal(ours(x[1:2].clone())[0], ours(x)[1])
+
+
+@with_tiles
+def test_in_bfloat16_silu_on_the_way_is_rounded_once() -> None:
+    kernel = norm_kernel(torch.float32)
+    assert kernel is not None
+    norm = nn.GroupNorm(8, 32).requires_grad_(False)
+    conv = nn.Conv2d(32, 32, 1, bias=False).requires_grad_(False)
+    conv.weight.copy_(torch.eye(32)[:, :, None, None])
+    x = 3 * noise(2, 32, 16, 16)
+    norm_ours = KernelGroupNorm(norm, kernel)
+    found = by_tiles(conv, torch.bfloat16).after(norm_ours, x, silu=True)
+    exact = by_tiles(conv).after(norm_ours, x, silu=True)
+    assert torch.equal(found, exact.bfloat16().float())
 
 
 @with_tiles
@@ -201,10 +239,11 @@ def test_without_a_bias_and_from_another_layout() -> None:
 
 
 @with_tiles
-def test_what_is_not_finite_stays_in_its_neighbourhood() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_not_finite_stays_in_its_neighbourhood(dtype: torch.dtype) -> None:
     x = noise(2, 32, 8, 8)
     x[1, 3, 4, 4] = torch.nan
-    found = by_tiles(convolution(32, 32, 3))(x).isnan()
+    found = by_tiles(convolution(32, 32, 3), dtype)(x).isnan()
     assert found[1, :, 3:6, 3:6].all()
     assert int(found.sum()) == 32 * 9
 

@@ -32,10 +32,10 @@ IMAGENET: dict[str, Any] = {
 }
 
 
-def forward_of(folder: Path, layout: Layout, **options: Any) -> ProjectedForward:
+def forward_of(folder: Path, layout: Layout, dtype: torch.dtype = torch.float32, **options: Any) -> ProjectedForward:
     constants.cache_clear()  # as in a process that begins
     info = load_info(tiny_model(folder, layout, **options), "tiny")
-    return ProjectedForward(load_unet(info), info, torch.device("cpu"), torch.float32)
+    return ProjectedForward(load_unet(info), info, torch.device("cpu"), dtype)
 
 
 def inputs(form: ProjectedForward, rows: int) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -49,9 +49,12 @@ def layer_by_layer(form: ProjectedForward, x: Tensor, prepared: tuple[Tensor, ..
 
 
 @with_tiles
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("layout", "options"), [("plain", {}), ("imagenet_like", IMAGENET)])
-def test_one_call_does_what_the_layers_do_one_by_one(tmp_path: Path, layout: Layout, options: dict[str, Any]) -> None:
-    form = forward_of(tmp_path / "m", layout, **TILED, **options)
+def test_one_call_does_what_the_layers_do_one_by_one(
+    tmp_path: Path, layout: Layout, options: dict[str, Any], dtype: torch.dtype
+) -> None:
+    form = forward_of(tmp_path / "m", layout, dtype, **TILED, **options)
     assert form.plan == "projected, packed, kernels, amx, one call"
     assert not form.teams
     for rows in (3, 1, 8, 3, 5, 1):
