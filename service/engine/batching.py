@@ -8,7 +8,8 @@ from math import inf
 from service.engine.request import SizeTime
 from service.engine.times import StepTimes
 
-RETRIED_EVERY = 32  # batches smaller than they could have been: then a full one shows how long it takes now
+RETRIED_EVERY = 32  # batches: then another size shows how long it takes now
+PROMISING = 0.85  # of the throughput of the size that is chosen: what a smaller one has at least that is tried
 NEAR_BEST = 0.98  # of the best throughput: a smaller batch this near it wins, since all in it wait less
 
 
@@ -35,25 +36,27 @@ def choose(ready: int, sizes: Sequence[SizeTime], longest: float = inf) -> SizeT
 class BatchSize:
     """Chooses sizes from times that live steps correct.
 
-    A size that is never chosen would never be corrected, and a machine that was busy at the start has bad times.
+    A size that is never chosen would never be corrected, and a machine that was busy at the start has bad times. So
+    now and then a full batch is tried, or a smaller one that is nearly as good.
     """
 
     def __init__(self, times: StepTimes, longest: float) -> None:
         self._times = times
         self._longest = longest
-        self._smaller = 0
+        self._chosen = 0
 
     def choose(self, ready: int) -> int:
         """Rows of the next batch, at most, when `ready` wait."""
-        size = choose(ready, self._times.now, self._longest).size
-        full = max(
-            (each.size for each in self._times.now if each.size <= ready and each.seconds <= self._longest),
-            default=size,
-        )
-        if size >= full:
-            return size
-        self._smaller += 1
-        return size if self._smaller % RETRIED_EVERY else full
+        sizes = self._times.now
+        best = choose(ready, sizes, self._longest)
+        self._chosen += 1
+        rounds, turn = divmod(self._chosen, RETRIED_EVERY)
+        if turn == 0:
+            full = [each.size for each in sizes if each.size <= ready and each.seconds <= self._longest]
+            return max([best.size, *full])
+        least = PROMISING * best_rate([best])
+        smaller = [each.size for each in sizes if each.size < best.size and best_rate([each]) >= least]
+        return smaller[rounds % len(smaller)] if turn == RETRIED_EVERY // 2 and smaller else best.size
 
 
 def best_rate(sizes: Sequence[SizeTime]) -> float:

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 PROBE_ROWS = 8
 SLOWER = 1.5  # a size is not timed while its expected step is this many times over `max_step_time`
-TIMED_RUNS = 2
+TIMED_RUNS, TIMED_FOR = 2, 0.03  # at least so many, and seconds
 
 
 class Probe:
@@ -178,9 +178,9 @@ def _time_sizes(
     for size in network.sizes(config.max_batch_size):
         if per_row and per_row * size > SLOWER * config.max_step_time:
             return
-        times = []
-        for run in range(runs):
-            members = arranged(size, run * 3, (1, 3)[run])
+        times: list[float] = []
+        while len(times) < runs or (runs > 1 and sum(times) < TIMED_FOR):
+            members = arranged(size, len(times) * 3, (1, 3)[len(times) % 2])
             results, seconds = probe.timed(members)
             times.append(seconds)
             if config.batch_invariant and not agrees(members, results, reference):

@@ -71,6 +71,25 @@ def test_a_size_that_had_a_bad_time_at_the_start_is_found_again() -> None:
     assert [step(6) for _ in range(2 * RETRIED_EVERY)] == [4] * 2 * RETRIED_EVERY
 
 
+@pytest.mark.parametrize("better", [2, 4])
+def test_a_smaller_size_that_is_as_good_in_service_is_found(better: int) -> None:
+    """Batches one after the other, as they are timed at the start, flatter large ones."""
+    true = {2: 0.05, 4: 0.1, 8: 0.2} if better == 2 else {2: 0.06, 4: 0.1, 8: 0.2}
+    estimates = StepTimes([SizeTime(2, 0.057), SizeTime(4, 0.11), SizeTime(8, 0.2)])
+    sizes = BatchSize(estimates, longest=1.0)
+    for _ in range(12 * RETRIED_EVERY):
+        size = sizes.choose(8)
+        estimates.observe(size, true[size])
+    found = [sizes.choose(8) for _ in range(RETRIED_EVERY)]
+    assert found.count(better) >= RETRIED_EVERY - 2
+    assert found.count(8) == 1
+
+
+def test_a_smaller_size_that_is_far_worse_is_not_tried() -> None:
+    sizes = BatchSize(StepTimes([SizeTime(1, 0.06), SizeTime(8, 0.16)]), longest=1.0)
+    assert {sizes.choose(8) for _ in range(2 * RETRIED_EVERY)} == {8}
+
+
 def test_a_size_that_takes_too_long_is_not_tried_either() -> None:
     sizes = BatchSize(StepTimes(SIZES), longest=0.12)
     assert {sizes.choose(8) for _ in range(2 * RETRIED_EVERY)} == {4}
