@@ -9,12 +9,14 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from mmap import mmap
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 from service.engine.amx_calls import ATTEND, CONVOLVE, COPY, HALVE, NORMALISE, Step, noting, table_of
 from service.engine.amx_copies import CHANGED, MADE, UnknownStepError
@@ -48,15 +50,22 @@ class _Watch(TorchDispatchMode):
                 raise UnknownStepError(name)
             self.steps.extend(CHANGED[name](*args))
             return args[0]
-        result = func(*args, **given)
-        old = {_place(each) for each in args if isinstance(each, Tensor)}
-        if not isinstance(result, Tensor) or _place(result) in old:  # a view, or several
-            return result
         if name not in MADE:
-            raise UnknownStepError(name)
+            result = func(*args, **given)
+            old = {_place(each) for each in args if isinstance(each, Tensor)}
+            if isinstance(result, Tensor) and _place(result) not in old:  # else it is a view, or several
+                raise UnknownStepError(name)
+            return result
+        form = func(*tree_map_only(Tensor, _formal, args), **given)
+        result = torch.empty_strided(form.shape, form.stride(), dtype=form.dtype)  # nothing is computed
         self.allocated.append(result)
         self.steps.extend(MADE[name](result, *args))
         return result
+
+
+def _formal(value: Tensor) -> Tensor:
+    """Its form without memory."""
+    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
 
 
 def _place(value: Tensor) -> int:
@@ -199,8 +208,7 @@ class Programs:
             self._programs[rows] = note(self._body, [each.clone() for each in inputs])
         program = self._programs[rows]
         if program.size > len(own.memory):
-            own.memory = torch.empty(program.size + LINE, dtype=torch.uint8)
-            own.memory = own.memory[-own.memory.data_ptr() % LINE :][: program.size]
             own.bound.clear()
+            own.memory = torch.frombuffer(mmap(-1, program.size), dtype=torch.uint8)  # the system has the old one back
         own.bound[rows] = Bound(program, own.memory)
         return own.bound[rows]
