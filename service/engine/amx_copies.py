@@ -65,10 +65,11 @@ def _double(result: Tensor, x: Tensor, *_: Any) -> list[Step]:
 
 
 def _halve(result: Tensor, x: Tensor, *form: Any) -> list[Step]:
-    nhwc = all(each.is_contiguous(memory_format=torch.channels_last) for each in (result, x))
-    if form[:2] != ([2, 2], [2, 2]) or any(form[2:]) or not nhwc:
-        raise UnknownStepError("means of other pixels than two by two")
     rows, channels, height, width = x.shape
+    nhwc = all(each.is_contiguous(memory_format=torch.channels_last) for each in (result, x))
+    padding = form[2] if len(form) > 2 else [0, 0]
+    if form[:2] != ([2, 2], [2, 2]) or padding != [0, 0] or height % 2 or width % 2 or not nhwc:
+        raise UnknownStepError("means of other pixels than two by two")
     return [(HALVE, x.data_ptr(), result.data_ptr(), rows, height, width, channels)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.usefixtures("inference")
 with_tiles = pytest.mark.skipif(not amx.available(), reason="this processor has no tile instructions")
 
 TILED: dict[str, Any] = {"block_out_channels": [32, 64], "attention_head_dim": 32, "sample_size": 16}
+WEIGHT = torch.ones(1, 4, 5, 6)
 IMAGENET: dict[str, Any] = {
     "down_block_types": ["ResnetDownsampleBlock2D", "AttnDownBlock2D"],
     "up_block_types": ["AttnUpBlock2D", "ResnetUpsampleBlock2D"],
@@ -101,11 +103,41 @@ def test_a_network_that_does_something_else_runs_layer_by_layer(tmp_path: Path) 
     assert torch.equal(form.run(x, prepared), layer_by_layer(form, x, prepared))
 
 
-def test_what_has_no_step_is_named() -> None:
-    x = torch.randn(1, 4, 4, 4)
-    for body, name in ((torch.tanh, "tanh"), (lambda x: x.add_(1), "add_"), (nn.AvgPool2d(3), "three|two by two")):
-        with pytest.raises(UnknownStepError, match=name):
-            Programs(body)((x,))
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        (torch.tanh, "tanh"),
+        (lambda x: x.add_(1), "add_"),
+        (nn.AvgPool2d(3), "two by two"),
+        (nn.AvgPool2d(2), "two by two"),
+        (nn.Upsample(scale_factor=3), "nearest"),
+        (lambda x: x.double(), "float32"),
+        (lambda x: WEIGHT, "nothing"),
+    ],
+)
+def test_what_has_no_step_is_named(body: Callable[[Tensor], Tensor], name: str) -> None:
+    with pytest.raises(UnknownStepError, match=name):
+        Programs(body)((noise(1, 4, 5, 6),))
+
+
+@with_tiles
+@pytest.mark.parametrize(
+    "body",
+    [
+        nn.AvgPool2d(2),
+        nn.Upsample(scale_factor=2),
+        lambda x: torch.cat([x, x[:, 1:]], 1),
+        lambda x: x[:, :, ::2, ::2].contiguous(),
+    ],
+)
+def test_what_is_between_layers_has_steps(body: Callable[[Tensor], Tensor]) -> None:
+    x = noise(2, 4, 6, 8)
+    assert torch.equal(Programs(body)((x,)), body(x))
+
+
+def noise(*shape: int) -> Tensor:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def test_calls_are_noted_only_by_the_thread_that_asks() -> None:
