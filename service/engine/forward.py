@@ -109,12 +109,12 @@ class ProjectedForward:
                 weight.data = weight.data.contiguous(memory_format=torch.channels_last)
         self.plan = "projected"
         if quick:
-            kernel = norm_kernel(self._dtype)
-            name = "packed" + ", kernels" * (kernel is not None) + ", amx" * (tiles is not None)
             if tiles is None:
+                kernel = norm_kernel(dtype)
+                name = "packed" + ", kernels" * (kernel is not None)
                 self._pack(info, lambda shapes, _: self._packed(shapes, kernel), name)
             else:
-                self._pack(info, lambda shapes, inputs: self._joined(shapes, tiles, inputs), name)
+                self._pack(info, lambda shapes, inputs: self._joined(shapes, tiles, inputs), "packed, kernels, amx")
         elif norms is not None and not compiled:
             from service.engine.tile_layers import COMPILER_REFUSALS
 
