@@ -116,7 +116,7 @@ def test_a_network_that_triton_cannot_compile_for_runs_as_it_was(tmp_path: Path)
     info = load_info(tiny_model(tmp_path / "model"), "tiny")
 
     def packed(error: Exception) -> ProjectedForward:
-        def refuse(shapes: object) -> None:
+        def refuse(shapes: object, inputs: object) -> None:
             raise error
 
         form = ProjectedForward(load_unet(info), info, torch.device("cpu"), torch.float16)
