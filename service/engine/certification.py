@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 PROBE_ROWS = 8
 SLOWER = 1.5  # a size is not timed while its expected step is this many times over `max_step_time`
-TIMED_RUNS, TIMED_FOR = 2, 0.03  # at least so many, and seconds
+TIMED_RUNS, MOST_RUNS, TIMED_FOR = 2, 5, 0.03  # so many at least, and at most for so many seconds
 
 
 class Probe:
@@ -179,7 +179,7 @@ def _time_sizes(
         if per_row and per_row * size > SLOWER * config.max_step_time:
             return
         times: list[float] = []
-        while len(times) < runs or (runs > 1 and sum(times) < TIMED_FOR):
+        while len(times) < runs or (1 < runs <= len(times) < MOST_RUNS and sum(times) < TIMED_FOR):
             members = arranged(size, len(times) * 3, (1, 3)[len(times) % 2])
             results, seconds = probe.timed(members)
             times.append(seconds)
