@@ -13,14 +13,13 @@ import numpy as np
 from numba import carray
 from numba.core.types import int64, void, voidptr
 
-from service.engine import amx, amx_attention, amx_kernels, cpu_kernels, vectors
+from service.engine import amx, amx_attention, amx_calls, amx_kernels, cpu_kernels, vectors
 from service.engine.amx_attention import attend
 from service.engine.amx_calls import ATTEND, CONVOLVE, COPY, NORMALISE, NUMBERS
 from service.engine.amx_kernels import convolve, pointer_to
 from service.engine.cpu_kernels import float32_norm
 from service.engine.kept import compiled, kept
 
-LOOPS = 4  # of a copy
 QUARTER = np.float32(0.25)
 
 _normalise = compiled(float32_norm)
@@ -86,4 +85,4 @@ def runner() -> Callable[[int, int], None]:
     `[rows, height, width, channels]` and the output, then these four. Addresses are numbers, a float32 the integer of
     its bits.
     """
-    return kept(void(voidptr, int64), _run, amx, amx_attention, amx_kernels, cpu_kernels, vectors)
+    return kept(void(voidptr, int64), _run, amx, amx_attention, amx_calls, amx_kernels, cpu_kernels, vectors)

@@ -54,9 +54,11 @@ class BatchSize:
         if turn == 0:
             full = [each.size for each in sizes if each.size <= ready and each.seconds <= self._longest]
             return max([best.size, *full])
+        if turn != RETRIED_EVERY // 2:
+            return best.size
         least = PROMISING * best_rate([best])
         smaller = [each.size for each in sizes if each.size < best.size and best_rate([each]) >= least]
-        return smaller[rounds % len(smaller)] if turn == RETRIED_EVERY // 2 and smaller else best.size
+        return smaller[rounds % len(smaller)] if smaller else best.size
 
 
 def best_rate(sizes: Sequence[SizeTime]) -> float:

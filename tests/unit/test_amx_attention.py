@@ -6,14 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from service.engine import amx
 from service.engine.amx_layers import mix_pixels_by_tiles
 from service.engine.blocks import mix_pixels
+from tests.tiles import with_tiles
 
-pytestmark = [
-    pytest.mark.usefixtures("inference"),
-    pytest.mark.skipif(not amx.available(), reason="this processor has no tile instructions"),
-]
+pytestmark = [pytest.mark.usefixtures("inference"), with_tiles]
 
 SHAPES = [(8, 8, 3, 64), (4, 8, 2, 32), (16, 16, 1, 96), (32, 32, 2, 64)]  # height, width, heads, channels of each
 

@@ -18,10 +18,10 @@ from service.engine.norm import KernelGroupNorm, RowGroupNorm, norm_kernel
 from service.engine.packing import FusedConv2d, PackedConv2d
 from service.models.folder import load_info
 from service.models.loader import load_unet
+from tests.tiles import with_tiles
 from tests.tiny import tiny_model
 
 pytestmark = pytest.mark.usefixtures("inference")
-with_tiles = pytest.mark.skipif(not amx.available(), reason="this processor has no tile instructions")
 
 NHWC = torch.channels_last
 SHAPES = [  # channels, output channels, height, width, side

@@ -12,8 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from service.engine import amx
-from service.engine.amx_calls import call, noting
+from service.engine.amx_calls import Step, call, noting
 from service.engine.amx_conv import constants
 from service.engine.amx_copies import UnknownStepError, copied
 from service.engine.amx_program import Buffer, Programs, arrange
@@ -21,10 +20,10 @@ from service.engine.embedding import Key
 from service.engine.forward import ProjectedForward
 from service.models.folder import load_info
 from service.models.loader import load_unet
+from tests.tiles import with_tiles
 from tests.tiny import Layout, tiny_model
 
 pytestmark = pytest.mark.usefixtures("inference")
-with_tiles = pytest.mark.skipif(not amx.available(), reason="this processor has no tile instructions")
 
 TILED: dict[str, Any] = {"block_out_channels": [32, 64], "attention_head_dim": 32, "sample_size": 16}
 WEIGHT = torch.ones(1, 4, 5, 6)
@@ -140,13 +139,20 @@ def noise(*shape: int) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def test_calls_are_noted_only_by_the_thread_that_asks() -> None:
-    steps: list[tuple[int | float, ...]] = []
-    with noting(steps):
+def test_a_thread_notes_its_own_calls() -> None:
+    ours: list[Step] = []
+    theirs: list[Step] = []
+
+    def note_another() -> None:
+        with noting(theirs):
+            call(5, 6)
+
+    with noting(ours):
         call(0, 1, 2.0)
         with ThreadPoolExecutor(1) as pool:
-            assert pool.submit(torch.ones, 1).result() == 1
-    assert steps == [(0, 1, 2.0)]
+            pool.submit(note_another).result()
+        call(3)
+    assert (ours, theirs) == ([(0, 1, 2.0), (3,)], [(5, 6)])
 
 
 def views(shape: tuple[int, ...]) -> list[Tensor]:
