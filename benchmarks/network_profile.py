@@ -54,7 +54,6 @@ BY_NAME: Final = (  # the first whose words are in an operator's name
 FORWARD: Final = "forward"
 SIDE: Final = 1024  # of the matrices whose product tells the peak
 PROFILED: Final = 5  # forwards
-PRODUCTS: Final = {1: 3, 2: 5, 3: 6}  # of bfloat16 for one of float32, by pieces of a weight
 
 
 def mean_ms(run: Callable[[], object], seconds: float) -> float:
@@ -83,16 +82,17 @@ def matmul_peak(dtype: torch.dtype, threads: int, lanes: int, seconds: float) ->
     return lanes * 4 * 2 * SIDE**3 / best / 1e6
 
 
-def pieces_of_weights(forward: Forward) -> int:
-    """How many a convolution's weights are split into for tile instructions; 0 where those are not used."""
+def products_of(forward: Forward) -> int:
+    """How many of bfloat16 by tile instructions stand for one of a convolution; 0 where those are not used."""
     modules = forward._body.modules() if isinstance(forward, ProjectedForward) else ()
-    return max((module._pieces for module in modules if isinstance(module, AmxConv2d)), default=0)
+    convolutions = [module for module in modules if isinstance(module, AmxConv2d)]
+    return max((sum(each._parts - piece for piece in range(each._pieces)) for each in convolutions), default=0)
 
 
-def peak(dtype: torch.dtype, pieces: int, threads: int, lanes: int, seconds: float) -> float:
+def peak(dtype: torch.dtype, products: int, threads: int, lanes: int, seconds: float) -> float:
     """GFLOP/s that products in `dtype` could reach, by the instructions that are used."""
-    if pieces:
-        return matmul_peak(torch.bfloat16, threads, lanes, seconds) / PRODUCTS[pieces]
+    if products:
+        return matmul_peak(torch.bfloat16, threads, lanes, seconds) / products
     return matmul_peak(dtype, threads, lanes, seconds)
 
 
@@ -210,7 +210,7 @@ def network_profile(info: ModelInfo, dtype: str, cores: int, seconds: float) -> 
     found: dict[str, Any] = {"gflop_per_image_step": gflop_per_image_step(info)}
     with torch.inference_mode():
         forward = build_forward(unet, info, torch.device("cpu"), kind)
-        pieces = pieces_of_weights(forward)
+        products = products_of(forward)
         single, full = inputs(info, forward, 1), inputs(info, forward, largest)
         times = {}
         for threads in sorted({1, team_size(1, cores)}):
@@ -227,7 +227,7 @@ def network_profile(info: ModelInfo, dtype: str, cores: int, seconds: float) -> 
         lanes.close()
         found["full"] = {"rows": largest * cores, "threads": 1, "lanes": cores, "ms": whole, "shares": split}
     for each in (found["single"], found["full"]):
-        each["peak_gflops"] = peak(kind, pieces, each["threads"], each["lanes"], seconds)
+        each["peak_gflops"] = peak(kind, products, each["threads"], each["lanes"], seconds)
         each["kinds_ms"] = {name: each["ms"] * share for name, share in each.pop("shares").items()}
     return found
 
