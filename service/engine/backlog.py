@@ -70,8 +70,9 @@ class Backlog:
     def finish(self, client: str, model: str, steps: int) -> float:
         """Seconds until a new request of `client` for `steps` image-steps is done.
 
-        What its class has waiting goes first. Until then each other class of the client gets its share at most, and
-        each other client no more than this one does.
+        What its class has waiting goes first. Until its last row each other class of the client gets its share at
+        most, those of smaller requests a row more, since they go first where two are level; and each other client
+        no more than this one does.
         """
         classes = self._classes.get(client, Counter())
         mine = _total(classes)
@@ -79,8 +80,12 @@ class Backlog:
         seconds: defaultdict[int, float] = defaultdict(float)
         for (of_class, named), count in classes.items():
             seconds[of_class] += count / self._rate(named)
-        ahead = seconds.pop(own, 0.0) + steps / self._rate(model)
-        beside = sum(min(left, ahead * row_cost(own) / row_cost(other)) for other, left in seconds.items())
+        row = 1 / self._rate(model)
+        ahead = seconds.pop(own, 0.0) + steps * row
+        beside = sum(
+            min(left, (ahead - row) * row_cost(own) / row_cost(other) + row * (other < own))
+            for other, left in seconds.items()
+        )
         turn = ahead + beside
         others = ((total, count - (total == mine)) for total, count in self._clients.items())
         return turn + sum(count * min(self._seconds(total), turn) for total, count in others)
