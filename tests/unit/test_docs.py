@@ -14,7 +14,13 @@ from service.settings import Settings, flag_of, variable_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *PAGES]
+TEXTS = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "benchmarks/results/README.md",
+    *PAGES,
+]
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 
@@ -56,7 +62,7 @@ def test_the_overview_leads_to_every_page(page: Path) -> None:
     assert f"({page.name})" in PAGES[0].read_text()
 
 
-@pytest.mark.parametrize("text", TEXTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("text", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_to_files_and_headings_that_exist(text: Path) -> None:
     broken = []
     for link in LINK.findall(FENCE.sub("", text.read_text())):
@@ -82,3 +88,10 @@ def test_metrics_named_in_the_documents_exist() -> None:
     }
     assert len(named) > 20
     assert set() == {(file, metric) for file, metric in named if metric not in known}
+
+
+def test_every_result_is_told_of() -> None:
+    """Each committed figure is linked from the page of performance or from that of earlier ones."""
+    results = ROOT / "benchmarks" / "results"
+    told = "".join(path.read_text() for path in (ROOT / "docs" / "09-performance.md", results / "README.md"))
+    assert [path.name for path in results.iterdir() if path.suffix != ".md" and f"{path.name})" not in told] == []
