@@ -225,7 +225,7 @@ def saturation(check: Check) -> None:
     """Images per second of the whole engine loop: noise, steps, pixels, events."""
     best = max(check.sizes, key=lambda each: each.size / each.seconds)
     finished: list[FromEngine] = []
-    loop = EngineLoop([ModelRunner(check.info, check.network, check.sizes, 1e9)], finished.append)
+    loop = EngineLoop([ModelRunner(check.info, check.network, check.sizes, 1e9)], lambda *more: finished.extend(more))
     for name, steps in (("one step", 1), ("four steps", 4)):
         for timed in (False, True):
             count = best.size * (16 if timed else 1)
@@ -251,7 +251,7 @@ def saturation(check: Check) -> None:
 def alone(check: Check) -> None:
     """One image at a time, one step, through the whole engine loop."""
     finished: list[FromEngine] = []
-    loop = EngineLoop([ModelRunner(check.info, check.network, check.sizes, 1e9)], finished.append)
+    loop = EngineLoop([ModelRunner(check.info, check.network, check.sizes, 1e9)], lambda *more: finished.extend(more))
 
     def one() -> None:
         loop.submit(samples(check, 1))

@@ -65,7 +65,7 @@ def measure(info: ModelInfo, step: float, launch: float, steps: int) -> None:
     """Prints what share of the time the device had work."""
     device, said = ClockDevice(step, launch), list[FromEngine]()
     sizes = (SizeTime(1, step), SizeTime(ROWS, step))
-    loop = EngineLoop([ModelRunner(info, cast(Network, device), sizes, 1e9)], said.append)
+    loop = EngineLoop([ModelRunner(info, cast(Network, device), sizes, 1e9)], lambda *more: said.extend(more))
     sigmas = info.schedule.sigmas(info.schedule.evenly_spaced(steps))
     count = ROWS * ROUNDS // steps
     loop.submit(

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 
 from torch import Tensor
 
 from service.engine.collecting import Collected
 from service.engine.lanes import Place
+from service.engine.protocol import FromEngine
 from service.engine.request import Pixels
 from service.engine.runner import ModelRunner, Row
 
-Announce = Callable[[bytes | None, float], None]  # an image's bytes, None if it is not finite; when its step ended
+# What to say of an image, if anything: of its bytes, None if it is not finite, and of when its step ended
+Announce = Callable[[bytes | None, float], FromEngine | None]
 
 KEPT = 16  # launches that tell how long one takes
 SPARE = 1e-3  # seconds that a launch may take longer than those
@@ -75,11 +77,12 @@ class Flight:
         """Starts to take images `[C, H, W]` in [-1, 1] off the device, each to be announced when it is over."""
         self._leaving.append((self.runner.collect(images, kinds), announce))
 
-    def hand_out(self, ended: float) -> None:
-        """Announces its images; it was over at `ended`."""
+    def outcome(self, ended: float) -> Iterator[FromEngine]:
+        """What there is to say of its images; it was over at `ended`."""
         for collected, announce in self._leaving:
             for say, pixels in zip(announce, collected.wait(), strict=True):
-                say(pixels, ended)
+                if (message := say(pixels, ended)) is not None:
+                    yield message
 
 
 class Lead:

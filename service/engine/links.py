@@ -194,8 +194,9 @@ class ThreadLink:
             self._emit(Crashed(f"{type(error).__name__}: {error}"))
         self._loop.call_soon_threadsafe(self._lost)
 
-    def _emit(self, message: FromEngine) -> None:
-        self._loop.call_soon_threadsafe(self._on_message, message)
+    def _emit(self, *messages: FromEngine) -> None:
+        for message in messages:
+            self._loop.call_soon_threadsafe(self._on_message, message)
 
     def _lost(self) -> None:
         self._gone.set()

@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 
 import torch
 
 from service.engine.flight import Announce, Flight, Lead
 from service.engine.lanes import Place
-from service.engine.protocol import Expired, Failed, Finished, FromEngine, Previewed, StepEnded, StepStarted
+from service.engine.protocol import Emit, Expired, Failed, Finished, Previewed, StepEnded, StepStarted
 from service.engine.request import Preview, Sample, SampleResult
 from service.engine.runner import ModelRunner, Row
 from service.engine.scheduler import Scheduler
@@ -29,7 +29,7 @@ class EngineLoop:
     def __init__(
         self,
         runners: Iterable[ModelRunner],
-        emit: Callable[[FromEngine], None],
+        emit: Emit,
         fault_seed: int | None = None,
         bell: threading.Event | None = None,
     ) -> None:
@@ -162,7 +162,7 @@ class EngineLoop:
             flight.collect(
                 [row.x[0] for row in finished],
                 [row.sample.pixels for row in finished],
-                [partial(self._announce, row) for row in finished],
+                [partial(_finished, row) for row in finished],
             )
 
     def _land(self, *, leave: int) -> bool:
@@ -186,8 +186,8 @@ class EngineLoop:
         batch = flight.size * (flight.runner.beside // flight.place.lanes)
         flight.runner.observe(flight.place, batch, ended - began)
         ids = tuple(row.sample.id for row in flight.rows)
-        self._emit(StepEnded(flight.runner.info.name, ids, flight.size, ended - began, batch))
-        flight.hand_out(ended)
+        over = StepEnded(flight.runner.info.name, ids, flight.size, ended - began, batch)
+        self._emit(over, *flight.outcome(ended))
 
     def _begin(self, runner: ModelRunner, samples: Iterable[Sample]) -> None:
         """Gives tensors to those samples that have none yet."""
@@ -203,15 +203,15 @@ class EngineLoop:
             and row.step < len(row.sample.sigmas)
         ]
         if wanted:
-            announce: list[Announce] = [partial(self._announce_preview, row.sample.id, row.step) for row, _ in wanted]
+            announce: list[Announce] = [partial(_previewed, row.sample.id, row.step) for row, _ in wanted]
             flight.collect([estimate for _, estimate in wanted], ["uint8"] * len(wanted), announce)
 
-    def _announce_preview(self, sample: int, step: int, pixels: bytes | None, ended: float) -> None:
-        if pixels is not None:
-            self._emit(Previewed(sample, Preview(step, pixels)))
 
-    def _announce(self, row: Row, pixels: bytes | None, ended: float) -> None:
-        if pixels is None:
-            self._emit(Failed(row.sample.id, "the network's result is not finite"))
-        else:
-            self._emit(Finished(row.sample.id, SampleResult(pixels, row.started, ended)))
+def _previewed(sample: int, step: int, pixels: bytes | None, ended: float) -> Previewed | None:
+    return Previewed(sample, Preview(step, pixels)) if pixels is not None else None
+
+
+def _finished(row: Row, pixels: bytes | None, ended: float) -> Finished | Failed:
+    if pixels is None:
+        return Failed(row.sample.id, "the network's result is not finite")
+    return Finished(row.sample.id, SampleResult(pixels, row.started, ended))

@@ -24,10 +24,13 @@ class OfflineEngine:
         with torch.inference_mode():
             runner, self.status = prepare_runner(info, config)
         self._events: list[FromEngine] = []
-        self._loop = EngineLoop([runner], self._events.append)
+        self._loop = EngineLoop([runner], self._note)
         self._ids = count()
 
     status: ModelStatus
+
+    def _note(self, *messages: FromEngine) -> None:
+        self._events += messages
 
     def run(self, samples: Iterable[Sample]) -> Iterator[tuple[int, SampleResult]]:
         """Results as they finish, with the sample's place in `samples`, which may be endless.

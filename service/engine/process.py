@@ -45,9 +45,9 @@ class Channel:
         self._socket = sock
         self._sending = threading.Lock()
 
-    def send(self, message: FromEngine) -> None:
-        """Blocks until the message is with the kernel."""
-        data = frame(message)
+    def send(self, *messages: FromEngine) -> None:
+        """Blocks until they are with the kernel."""
+        data = b"".join(map(frame, messages))
         with self._sending:
             self._socket.sendall(data)
 

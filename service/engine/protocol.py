@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -126,6 +126,13 @@ class Crashed(msgspec.Struct, frozen=True, tag=True):
 
 ToEngine = Configure | Submit | Cancel | Ping
 FromEngine = Pong | Ready | StepStarted | StepEnded | Finished | Previewed | Expired | Failed | Fatal | Crashed
+
+
+class Emit(Protocol):
+    """Where an engine's messages go."""
+
+    def __call__(self, *messages: FromEngine) -> None:
+        """Hands messages over, in this order; together they wake the client once."""
 
 
 def _encode_path(value: Any) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import msgspec
 import torch
 
@@ -15,7 +13,7 @@ from service.engine.heap import keep_freed_memory
 from service.engine.inbox import Inbox, InboxClosed
 from service.engine.loop import EngineLoop
 from service.engine.network import Network
-from service.engine.protocol import Cancel, Configure, EngineConfig, FromEngine, Ready, Submit, ToEngine
+from service.engine.protocol import Cancel, Configure, Emit, EngineConfig, Ready, Submit, ToEngine
 from service.engine.request import ModelStatus
 from service.engine.runner import ModelRunner
 from service.errors import FatalModelError
@@ -23,9 +21,7 @@ from service.models.info import ModelInfo
 from service.models.loader import load_unet
 
 
-def run_engine(
-    configure: Configure, inbox: Inbox, emit: Callable[[FromEngine], None], fault_seed: int | None = None
-) -> None:
+def run_engine(configure: Configure, inbox: Inbox, emit: Emit, fault_seed: int | None = None) -> None:
     """Loads, certifies, then steps until the inbox closes.
 
     Raises `FatalModelError` for a model that can never be served; whatever else is raised is a crash, and the

@@ -100,7 +100,7 @@ def rows_of_forwards(samples: list[Sample], info: ModelInfo, cache: Path) -> lis
     runner, status = prepare_runner(info, config)
     runner = ModelRunner(info, runner.network, [size for size in status.batch_sizes if size.size == 16], 30.0)
     events: list[FromEngine] = []
-    loop = EngineLoop([runner], events.append)
+    loop = EngineLoop([runner], lambda *messages: events.extend(messages))
     for i, sample in enumerate(samples):
         loop.submit([msgspec.structs.replace(sample, id=i, request=i, request_steps=len(sample.sigmas))])
     with torch.inference_mode():

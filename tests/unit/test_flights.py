@@ -85,13 +85,14 @@ class Stand:
         self.loop = EngineLoop([ModelRunner(info, cast(Network, device), sizes, 10.0)], self.note)
         self.journal = device.journal
 
-    def note(self, message: FromEngine) -> None:
-        self.said.append(message)
-        if isinstance(message, StepStarted | StepEnded | Previewed):
-            self.journal.append(f"{type(message).__name__}")
-        elif isinstance(message, Finished):
-            self.journal.append(f"finished {message.sample}")
-            self.pixels[message.sample] = message.result.pixels
+    def note(self, *messages: FromEngine) -> None:
+        self.said += messages
+        for message in messages:
+            if isinstance(message, StepStarted | StepEnded | Previewed):
+                self.journal.append(f"{type(message).__name__}")
+            elif isinstance(message, Finished):
+                self.journal.append(f"finished {message.sample}")
+                self.pixels[message.sample] = message.result.pixels
 
     def submit(self, *ids: int, steps: int = 1, **fields: int) -> None:
         sigmas = self.info.schedule.sigmas(self.info.schedule.evenly_spaced(steps))
@@ -106,7 +107,7 @@ class Stand:
 
 
 ASKED = ["asked for 1", "copy begins", "copy begins"]  # of pixels, and of whether they are finite
-OVER = ["over", "StepEnded", "copied", "copied"]
+OVER = ["over", "copied", "copied", "StepEnded"]  # which is said together with what was finished
 
 
 def test_the_next_step_is_asked_for_before_this_one_is_over(info: ModelInfo) -> None:

@@ -78,7 +78,10 @@ class Stand:
         self.gate = Gate(build_forward(load_unet(info), info, torch.device("cpu"), torch.float32))
         self.network = CpuNetwork(self.gate, lanes)
         sizes = [SizeTime(size, 1e-3) for size in range(1, largest + 1)]
-        self.loop = EngineLoop([ModelRunner(info, self.network, sizes, 10.0)], self.said.append, None, self.bell)
+        self.loop = EngineLoop([ModelRunner(info, self.network, sizes, 10.0)], self.note, None, self.bell)
+
+    def note(self, *messages: FromEngine) -> None:
+        self.said += messages
 
     def submit(self, *ids: int, steps: int = 1, label: int = 1, **fields: float) -> None:
         sigmas = self.info.schedule.sigmas(self.info.schedule.evenly_spaced(steps))
