@@ -12,6 +12,7 @@ The core raises these; only `service.api.problems` knows HTTP status codes.
     │   ├── Draining            the service is stopping
     │   └── EngineLost          the engine died under this request alone, or cannot be brought back
     ├── DeadlineExceeded        the deadline passed while the request waited or ran
+    │   └── OutOfReach          it would on an idle server, too
     └── InferenceFailed         a fault of ours while the request ran
     FatalModelError             a model that can never be served: ends the service, never retried
 """
@@ -26,6 +27,7 @@ __all__ = [
     "InferenceFailed",
     "InvalidRequest",
     "NotReady",
+    "OutOfReach",
     "Overloaded",
     "QuotaExceeded",
     "ServiceError",
@@ -101,6 +103,14 @@ class EngineLost(Unavailable):
 
 class DeadlineExceeded(ServiceError):
     """The request's deadline passed while it waited or ran."""
+
+
+class OutOfReach(DeadlineExceeded):
+    """The deadline is nearer than the end of the request would be on an idle server, `seconds` after its begin."""
+
+    def __init__(self, message: str, *, seconds: float) -> None:
+        super().__init__(message)
+        self.seconds = seconds
 
 
 class InferenceFailed(ServiceError):

@@ -111,7 +111,7 @@ def _plan(args: argparse.Namespace, info: ModelInfo) -> Plan:
     timesteps = resolve_timesteps(info, given, args.steps)
     sigmas = info.schedule.sigmas(timesteps)
     samples = tuple(_samples(args, info, sigmas))
-    return Plan(info, timesteps, sigmas, samples, "png", None, float("inf"))
+    return Plan(info, timesteps, sigmas, samples, "png", None, float("inf"), ("steps",))
 
 
 def _samples(args: argparse.Namespace, info: ModelInfo, sigmas: tuple[float, ...]) -> Iterator[Sample]:

@@ -169,13 +169,12 @@ class Settings(BaseModel):
     @field_validator("forwarded_allow_ips")
     @classmethod
     def _forwarded_allow_ips(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for place in value:
-            if place != "*":
-                try:
-                    ipaddress.ip_network(place, strict=False)
-                except ValueError:
-                    raise ValueError("give addresses, networks such as 10.0.0.0/8, or *") from None
-        return value
+        if "*" in value:
+            return ("*",)
+        try:
+            return tuple(str(ipaddress.ip_network(place, strict=False)) for place in value)
+        except ValueError:
+            raise ValueError("give addresses, networks such as 10.0.0.0/8, or *") from None
 
     @model_validator(mode="after")
     def _ports(self) -> Self:

@@ -16,8 +16,9 @@ T = TypeVar("T")
 async def until_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """The result of `work`, which is cancelled when the client closes the connection.
 
-    To be used once the body has been read. Raises `ClientDisconnect` after the work has come to its end; nobody
-    is there to read an answer, and none is sent for that exception.
+    To be used once the body has been read, or where there should be none: then it raises what is wrong with one.
+    Raises `ClientDisconnect` after the work has come to its end; nobody is there to read an answer, and none is sent
+    for that exception.
     """
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_gone(request))
@@ -25,6 +26,7 @@ async def until_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
         await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
+        gone.result()  # raises what is wrong with a body that nobody had asked for
         raise ClientDisconnect
     finally:
         gone.cancel()

@@ -6,6 +6,8 @@ by white, what is to be repainted. Cheap checks come first: a picture is decoded
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -22,6 +24,7 @@ from service.api.edit_schemas import (
     StrokeRequest,
     SuperResolutionRequest,
 )
+from service.api.generation import LATE
 from service.api.latents import read_array
 from service.api.negotiation import Choice
 from service.api.picture_input import Order, Picture, Refusal, Use
@@ -45,7 +48,7 @@ from service.diffusion.operators.inpaint import Inpaint
 from service.diffusion.operators.interpolate import Interpolate
 from service.diffusion.operators.stroke import Stroke, start_index
 from service.diffusion.operators.super_resolution import SuperResolution
-from service.errors import InvalidRequest, UnknownModel
+from service.errors import DeadlineExceeded, InvalidRequest, UnknownModel
 from service.models.info import ModelInfo
 
 __all__ = [
@@ -79,11 +82,11 @@ async def plan_inpaint(
     """
     model = _model(asked, body)
     plan = _planned(asked, body, model, lambda: _every_step(body, model.info))
-    picture = await _read(asked, model.info, body, image, "picture" if mask is not None else "cutout")
+    picture = await _read(asked, plan, body, image, "picture" if mask is not None else "cutout")
     repaint = picture.mask
     if mask is not None:
         use: Use = "transparency" if transparent else "mask"
-        repaint = (await _read(asked, model.info, body, mask, use, field="mask")).mask
+        repaint = (await _read(asked, plan, body, mask, use, field="mask")).mask
     return _with_edit(plan, Inpaint(picture.pixels, repaint))
 
 
@@ -93,7 +96,7 @@ async def plan_colorize(asked: Asked, body: ColorizeRequest, image: bytes) -> Pl
     if model.info.channels != 3:
         raise wrong("model", "not_coloured", "This model makes no colours.")
     plan = _planned(asked, body, model, lambda: _every_step(body, model.info))
-    return _with_edit(plan, Colorize((await _read(asked, model.info, body, image)).pixels))
+    return _with_edit(plan, Colorize((await _read(asked, plan, body, image)).pixels))
 
 
 async def plan_super_resolution(asked: Asked, body: SuperResolutionRequest, image: bytes) -> Plan:
@@ -107,7 +110,7 @@ async def plan_super_resolution(asked: Asked, body: SuperResolutionRequest, imag
         return _every_step(body, model.info)
 
     plan = _planned(asked, body, model, visits)
-    picture = await _read(asked, model.info, body, image, small_side=side // factor)
+    picture = await _read(asked, plan, body, image, small_side=side // factor)
     pixels = picture.pixels
     if picture.side != side:
         small = np.frombuffer(pixels, np.uint8).reshape(picture.side, picture.side, channels)
@@ -119,7 +122,7 @@ async def plan_stroke(asked: Asked, body: StrokeRequest, image: bytes) -> Plan:
     """Begins at `image`, noised. Raises `InvalidRequest`."""
     model = _model(asked, body)
     plan = _planned(asked, body, model, lambda: _from_the_middle(body, model.info))
-    return _with_edit(plan, Stroke((await _read(asked, model.info, body, image)).pixels))
+    return _with_edit(plan, Stroke((await _read(asked, plan, body, image)).pixels))
 
 
 async def plan_denoise(asked: Asked, body: DenoiseRequest, image: bytes) -> Plan:
@@ -127,7 +130,7 @@ async def plan_denoise(asked: Asked, body: DenoiseRequest, image: bytes) -> Plan
     model = _model(asked, body)
     plan = _planned(asked, body, model, lambda: _one_pass(body, model.info))
     if not image.startswith(_NPY):
-        return _with_edit(plan, Denoise((await _read(asked, model.info, body, image)).pixels))
+        return _with_edit(plan, Denoise((await _read(asked, plan, body, image)).pixels))
     return _with_edit(plan, Denoise(_noisy(image, model.info), noisy=True))
 
 
@@ -176,8 +179,7 @@ def _from_the_middle(body: StrokeRequest, model: ModelInfo) -> Visits:
 def _one_pass(body: DenoiseRequest, model: ModelInfo) -> Visits:
     check_steps(body)
     if body.timesteps is not None or steps_of(body, 1) != 1:
-        field = "timesteps" if body.timesteps is not None else steps_name(body)
-        raise wrong(field, "one_pass", "Denoising is one pass, from sigma.")
+        raise wrong(steps_name(body), "one_pass", "Denoising is one pass, from sigma.")
     low, high = model.schedule.sigma_min, model.schedule.sigma_max
     if not low <= body.sigma <= high:
         raise wrong("sigma", "sigma_out_of_range", f"Should be from {low:g} to {high:g} for this model.")
@@ -211,7 +213,7 @@ def _planned(asked: Asked, body: EditRequest, model: ServedModel, visits: Callab
 
 async def _read(
     asked: Asked,
-    model: ModelInfo,
+    plan: Plan,
     body: EditRequest,
     data: bytes,
     use: Use = "picture",
@@ -219,8 +221,12 @@ async def _read(
     field: str = "image",
     small_side: int = 0,
 ) -> Picture:
-    order = Order(data, use, body.fit, model.image_size, model.channels, small_side)
-    answer = await asked.context.pictures.read(order)
+    order = Order(data, use, body.fit, plan.model.image_size, plan.model.channels, small_side)
+    try:
+        async with asyncio.timeout(plan.deadline - time.monotonic()):
+            answer = await asked.context.pictures.read(order)
+    except TimeoutError:
+        raise DeadlineExceeded(LATE) from None
     if isinstance(answer, Refusal):
         raise wrong("mask" if answer.code == "mask_missing" else field, answer.code, answer.message)
     return answer

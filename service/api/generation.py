@@ -24,6 +24,7 @@ from service.errors import (
     EngineLost,
     InferenceFailed,
     InvalidRequest,
+    OutOfReach,
     QuotaExceeded,
     Unavailable,
     UnknownModel,
@@ -47,7 +48,10 @@ class Run:
         self._request_id = request_id
         self._arrived = arrived
         self._submitted = time.monotonic()
-        self._submission = context.engine.submit(plan.samples)
+        try:
+            self._submission = context.engine.submit(plan.samples)
+        except OutOfReach as error:
+            raise plan.refusal(error, arrived) from None
 
     async def result(self) -> Rendered:
         """The rendered answer. Raises `DeadlineExceeded`, `EngineLost` or `InferenceFailed`."""

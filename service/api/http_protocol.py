@@ -1,4 +1,4 @@
-"""uvicorn's HTTP/1.1 protocol with bounds on the head of a request, and problem documents for what is no HTTP."""
+"""uvicorn's HTTP/1.1 protocol, bounded in what of a request is no body; problem documents for what is no HTTP."""
 
 from __future__ import annotations
 
@@ -16,18 +16,24 @@ __all__ = ["BoundedHttpProtocol"]
 
 log = logging.getLogger(__name__)
 
-MAX_HEAD: Final = 64 * 1024  # bytes of request line and headers
+MAX_HEAD: Final = 64 * 1024  # bytes of request line, headers and trailers
+FRAMING: Final = 8  # more of them for each byte of the body: what chunks of single bytes take
 HEAD_TIMEOUT: Final = 30.0  # seconds from the connection, or from the first byte of a later request
 STALLED: Final = 300.0  # seconds in which a client takes nothing of its answer, and the buffer to it is full
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
-    """A head may neither grow without end nor trickle in for ever, and an answer may not wait for ever."""
+    """A head may neither grow without end nor trickle in for ever, and an answer may not wait for ever.
+
+    Nor may what frames a chunked body, or trails it, grow without end. Trailers are dropped: nobody wants them.
+    """
 
     stalled = STALLED
 
     _in_head = True
-    _head_bytes = 0
+    _under_way = False  # a request has begun and has not ended
+    _excess = 0  # bytes of it, less those that its body accounts for
+    _read = 0  # bytes that are being parsed, while no request has begun in them
     _head_timer: asyncio.TimerHandle | None = None
     _stall_timer: asyncio.TimerHandle | None = None
 
@@ -55,25 +61,51 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A request begins."""
-        self._in_head, self._head_bytes = True, 0
+        self._in_head = self._under_way = True
+        self._excess, self._read = self._read, 0  # of one that begins behind another the rest of a read is not counted
         super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header; one that comes after the head is a trailer."""
+        if self._in_head:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Its head is whole."""
         self._in_head = False
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        """A piece of its body."""
+        self._excess -= len(body) * (1 + FRAMING)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """It has ended."""
+        self._under_way = False
+        super().on_message_complete()
+
     def data_received(self, data: bytes) -> None:
-        """Feeds the parser, then looks whether a head is still under way."""
+        """Feeds the parser, then looks whether a request is still under way, and what came of it that is no body."""
+        if self._under_way:
+            self._excess += len(data)
+        else:
+            self._read = len(data)
         super().data_received(data)
         if not self._in_head:
             self._disarm()
-        elif not self.transport.is_closing():
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD:
-                self._refuse(431, "head-too-large", f"The head of a request has at most {MAX_HEAD} bytes here.")
-            elif self._head_timer is None:
-                self._head_timer = self.loop.call_later(HEAD_TIMEOUT, self._head_timed_out)
+        if self.transport.is_closing():
+            return
+        if self._under_way and self._excess > MAX_HEAD:
+            self._end_excess()
+        elif self._in_head and self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_TIMEOUT, self._head_timed_out)
+
+    def _end_excess(self) -> None:
+        if self._in_head or not self.cycle.response_started:
+            self._refuse(431, "head-too-large", f"The head of a request has at most {MAX_HEAD} bytes here.")
+        else:
+            self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
         """Called by uvicorn for what its parser does not understand."""

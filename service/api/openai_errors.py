@@ -35,12 +35,12 @@ def suits_openai(scope: Scope, status: int) -> bool:
     return unknown or path == MODELS or path.startswith(MODELS + "/")
 
 
-def error_object(problem: Mapping[str, Any]) -> dict[str, Any]:
-    """OpenAI's error object from a problem document (see `service.api.problems.document`)."""
+def error_object(problem: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """OpenAI's error object from a problem document (see `service.api.problems.document`) and the route's path."""
     status, slug = problem["status"], problem["type"].rpartition("/")[2]
     errors = problem.get("errors", [])
     code = CODES.get(slug, slug.replace("-", "_"))
-    if slug == "not-found" and problem.get("instance", "").startswith(MODELS + "/"):
+    if slug == "not-found" and path.startswith(MODELS + "/"):
         code = "model_not_found"
     named = [(_param(error["loc"]), error["message"]) for error in errors]
     return {

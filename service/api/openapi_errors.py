@@ -109,7 +109,7 @@ def _response(path: str, status: int, slugs: list[str]) -> dict[str, Any]:
     examples = {}
     for slug in slugs:
         problem = example_of(slug, path)
-        examples[slug] = {"value": {"error": error_object(problem)} if openai else problem}
+        examples[slug] = {"value": {"error": error_object(problem, path)} if openai else problem}
     schema = {"$ref": f"#/components/schemas/{'OpenAIError' if openai else 'Problem'}"}
     media_type = "application/json" if openai else MEDIA_TYPE
     response: dict[str, Any] = {

@@ -15,7 +15,7 @@ from service.api.negotiation import AnswerForm, Choice, OutputFormat
 from service.api.schemas import MAX_SEED, GenerateRequest, ImageRequest, SeededRequest, all_of
 from service.api.served import ServedModel
 from service.engine.request import Sample
-from service.errors import InvalidRequest
+from service.errors import InvalidRequest, OutOfReach, ServiceError
 from service.models.classes import class_of_seed
 from service.models.info import ModelInfo
 
@@ -54,6 +54,20 @@ class Plan(msgspec.Struct, frozen=True):
     output_format: OutputFormat
     quality: int | None  # None: lossless
     deadline: float  # time.monotonic() seconds
+    bound: tuple[str, ...]  # path of the field that decides whether there is time enough
+
+    def refusal(self, error: OutOfReach, arrived: float) -> ServiceError:
+        """What a request that arrived then ends in when it takes longer than is left to it, on an idle server too."""
+        timeout = self.deadline - arrived
+        if error.seconds <= timeout:
+            return error  # it had time enough, and spent it on the way here
+        if self.bound[-1] == "timeout":
+            return InvalidRequest(
+                "Is less than the request takes on an idle server.", loc=self.bound, code="timeout_too_short"
+            )
+        return InvalidRequest(
+            f"Takes longer than a request may here, {timeout:g} seconds.", loc=self.bound, code="takes_too_long"
+        )
 
 
 def resolve_timesteps(
@@ -183,6 +197,7 @@ def plan_images(
         choice.output_format,
         effective_quality(choice.output_format, body.quality),
         deadline,
+        ("body", steps_name(body) if body.timeout is None else "timeout"),
     )
 
 
@@ -202,6 +217,8 @@ def steps_of(body: ImageRequest, default: int) -> int:
 
 def steps_name(body: ImageRequest) -> str:
     """The name that a body uses for its steps."""
+    if body.timesteps is not None:
+        return "timesteps"
     return "num_inference_steps" if body.steps is None else "steps"
 
 
@@ -302,8 +319,9 @@ def plan_image(
     *,
     client: str,
     deadline: float,
+    bound: tuple[str, ...],
 ) -> Plan:
-    """The one sample of an image URL; `class_label` is already resolved."""
+    """The one sample of an image URL; `class_label` is already resolved, `bound` is as in the plan."""
     sigmas = model.schedule.sigmas(timesteps)
     sample = Sample(
         id=0,
@@ -315,4 +333,5 @@ def plan_image(
         sigmas=sigmas,
         deadline=deadline,
     )
-    return Plan(model, timesteps, sigmas, (sample,), output_format, effective_quality(output_format, quality), deadline)
+    quality = effective_quality(output_format, quality)
+    return Plan(model, timesteps, sigmas, (sample,), output_format, quality, deadline, bound)

@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Scope
 
+from service.api.middleware.paths import route_path
 from service.api.negotiation import NotAcceptable
 from service.api.openai_errors import error_object, speaks_openai, suits_openai
 from service.errors import (
@@ -29,6 +30,7 @@ from service.errors import (
     InferenceFailed,
     InvalidRequest,
     NotReady,
+    OutOfReach,
     Overloaded,
     QuotaExceeded,
     ServiceError,
@@ -88,6 +90,7 @@ SLUG_OF: Final[dict[type[ServiceError], str]] = {
     Draining: "draining",
     EngineLost: "engine-lost",
     DeadlineExceeded: "deadline-exceeded",
+    OutOfReach: "deadline-exceeded",
     InferenceFailed: "inference-failed",
 }
 
@@ -184,9 +187,9 @@ def problem_response(scope: Scope, problem: ProblemError, *, counted: bool = Tru
         count_problem(scope, problem)
     body, media_type = document(scope, problem), MEDIA_TYPE
     if speaks_openai(scope):
-        body, media_type = {"error": error_object(body)}, "application/json"
+        body, media_type = {"error": error_object(body, route_path(scope))}, "application/json"
     elif suits_openai(scope, problem.status):
-        body["error"] = error_object(body)
+        body["error"] = error_object(body, route_path(scope))
     return Response(
         msgspec.json.encode(body),
         status_code=problem.status,

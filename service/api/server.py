@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import ipaddress
 import logging
 import signal
 import socket
@@ -29,7 +30,7 @@ from service.api.listening import BACKLOG
 from service.engine.client import Fatality
 from service.exits import ExitCode
 
-__all__ = ["Server"]
+__all__ = ["Server", "believed"]
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,13 @@ GRACE: Final = 0.1  # seconds from closing the listener: requests that are under
 LAST_WORDS: Final = 1.0  # seconds for answers that say why a request was given up
 FATAL_GRACE: Final = 5.0  # seconds for answers when the engine is gone for good
 CLOSE_WITHIN: Final = 5.0  # seconds that ending the engines may take
+
+
+def believed(places: tuple[str, ...]) -> list[str]:
+    """Addresses and networks of proxies, those of IPv4 also as sockets for both versions of IP name them."""
+    networks = [ipaddress.ip_network(place) for place in places if place != "*"]
+    mapped = [f"::ffff:{four.network_address}/{96 + four.prefixlen}" for four in networks if four.version == 4]
+    return [*places, *mapped]
 
 
 class _Listener(uvicorn.Server):
@@ -53,7 +61,7 @@ class _Listener(uvicorn.Server):
             access_log=False,
             server_header=False,
             proxy_headers=bool(forwarded_allow_ips),
-            forwarded_allow_ips=list(forwarded_allow_ips),
+            forwarded_allow_ips=believed(forwarded_allow_ips),
             backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE,
         )

@@ -15,7 +15,7 @@ __all__ = ["DEFAULT_RETRIES", "Retries"]
 # What may be over the next time. A 504 is the request's own deadline, a 500 a fault that would come again.
 STATUSES: Final = frozenset({408, 429, 502, 503})
 DEADLY: Final = "engine-lost"  # the request itself kills engines
-NEVER_BEGAN: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.RemoteProtocolError, httpx.ReadError)
+LOST: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.RemoteProtocolError, httpx.ReadError)
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Retries:
 
     def after_failure(self, attempt: int, error: httpx.TransportError) -> float | None:
         """The same after a connection that failed."""
-        return self._wait(attempt, None) if isinstance(error, NEVER_BEGAN) else None
+        return self._wait(attempt, None) if isinstance(error, LOST) else None
 
     def _wait(self, attempt: int, asked: float | None) -> float | None:
         if attempt >= self.count:

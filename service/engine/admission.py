@@ -12,7 +12,7 @@ from service.engine.batching import best_rate, padded
 from service.engine.job import Job
 from service.engine.request import Sample
 from service.engine.times import StepTimes
-from service.errors import InvalidRequest, Overloaded, QuotaExceeded
+from service.errors import OutOfReach, Overloaded, QuotaExceeded
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -50,7 +50,7 @@ class Admission:
         """Returns if one request's samples can be accepted, when engines need `restart` seconds first.
 
         Raises `QuotaExceeded` or `Overloaded` with the seconds after which it is worth another try, and
-        `InvalidRequest` for a deadline that even an idle server would miss.
+        `OutOfReach` for a deadline that even an idle server would miss.
         """
         first = samples[0]
         steps = sum(len(sample.sigmas) for sample in samples)
@@ -61,11 +61,7 @@ class Admission:
         if first.deadline is not None:
             left = first.deadline - time.monotonic()
             if alone > left:
-                raise InvalidRequest(
-                    "is less than the request takes on an idle server",
-                    loc=("body", "timeout"),
-                    code="timeout_too_short",
-                )
+                raise OutOfReach("The deadline is nearer than the request's end.", seconds=alone)
             if finish > left:
                 raise Overloaded("the backlog would break the request's deadline", retry_after=finish - left)
         wait = finish - alone

@@ -88,8 +88,5 @@ class EngineClient(Protocol):
     async def start(self) -> None:
         """Starts the engines and returns at once; readiness shows in `not_ready_reason`. Again it does nothing."""
 
-    async def drain(self) -> None:
-        """Refuses new work and returns when everything accepted is answered."""
-
     async def close(self) -> None:
         """Ends the engines; what is unanswered fails with `Draining`. Leaves no process behind."""

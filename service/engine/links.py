@@ -69,20 +69,29 @@ class _FrameReader(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
-        start = 0
         try:
-            while len(self._buffer) - start >= HEADER.size:
-                begin = start + HEADER.size
-                end = begin + body_length(bytes(self._buffer[start:begin]))
-                if len(self._buffer) < end:
-                    break
-                self._on_message(decode_from_engine(bytes(self._buffer[begin:end])))
-                start = end
+            messages = self._cut()
         except (ValueError, msgspec.MsgspecError):
             log.exception("the engine sent what is no message")
             if self._transport is not None:
                 self._transport.close()
+            return
+        for message in messages:
+            self._on_message(message)
+
+    def _cut(self) -> list[FromEngine]:
+        """The messages that are whole, taken out of the buffer."""
+        messages: list[FromEngine] = []
+        start = 0
+        while len(self._buffer) - start >= HEADER.size:
+            begin = start + HEADER.size
+            end = begin + body_length(bytes(self._buffer[start:begin]))
+            if len(self._buffer) < end:
+                break
+            messages.append(decode_from_engine(bytes(self._buffer[begin:end])))
+            start = end
         del self._buffer[:start]
+        return messages
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._on_lost()

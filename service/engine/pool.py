@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 
 # A request that ran alone when the engine was lost is to blame for a crash; for the rest it may be mere bad luck.
 STRIKES_OUT = 3
+SUBMITTED = 16  # samples of one message, for each may carry pictures of its own
 STRIKES = {Cause.CRASHED: 3, Cause.KILLED: 1, Cause.HANG: 2, Cause.SILENT: 1, Cause.FATAL: 0}
 
 
@@ -72,9 +73,7 @@ class EnginePool:
         self._load = Load(observer)
         self._timers: dict[int, asyncio.TimerHandle] = {}
         self._ids = itertools.count(1)
-        self._draining = False
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._closed = False
 
     # -- what HTTP asks
 
@@ -102,7 +101,7 @@ class EnginePool:
             return "the service is starting"
         if self._fatal.done():
             return self._fatal.result().reason
-        if self._draining:
+        if self._closed:
             return "the service is stopping"
         if any(engine.ready for engine in self._engines):
             return None
@@ -124,7 +123,6 @@ class EnginePool:
         job = Job(samples, self._admission.outstanding, self._cancelled)
         self._jobs[request] = job
         self._by_sample.update((sample.id, job) for sample in samples)
-        self._idle.clear()
         deadline = samples[0].deadline
         if deadline is not None:
             self._timers[request] = asyncio.get_running_loop().call_later(
@@ -135,14 +133,9 @@ class EnginePool:
         self._dispatch(job, list(samples))
         return job
 
-    async def drain(self) -> None:
-        """Refuses new work and returns when everything accepted is answered."""
-        self._draining = True
-        await self._idle.wait()
-
     async def close(self) -> None:
         """Ends the engines; what is unanswered fails with `Draining`."""
-        self._draining = True
+        self._closed = True
         for job in list(self._jobs.values()):
             self._end(job, Draining("the service is stopping"))
         for engine in self._engines:
@@ -150,7 +143,7 @@ class EnginePool:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _check_open(self, model: str) -> None:
-        if self._draining:
+        if self._closed:
             raise Draining("the service is stopping")
         if self.fatal.done():
             raise EngineLost(self.fatal.result().reason)
@@ -174,7 +167,8 @@ class EnginePool:
         engine.outstanding += job.outstanding()
         self._places[job.id] = engine
         job.fingerprint = self._status[job.model].fingerprint
-        engine.send(Submit(tuple(samples)))
+        for first in range(0, len(samples), SUBMITTED):
+            engine.send(Submit(tuple(samples[first : first + SUBMITTED])))
 
     def _displace(self, job: Job) -> Supervisor | None:
         """Takes a request off its engine's account."""
@@ -213,8 +207,6 @@ class EnginePool:
         self._admission.forget(job)
         self._load.left(job.id, 0)
         self._load.tell()
-        if not self._jobs:
-            self._idle.set()
 
     # -- what supervisors tell
 

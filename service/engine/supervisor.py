@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -102,7 +103,7 @@ class Supervisor:
         self._lost = asyncio.Event()
         self._cause: Cause | None = None
         self._fatal: str | None = None
-        self._closing = False
+        self._closing = asyncio.Event()
         self._executing: list[Executing] = []  # several, where one starts before another is over
         self._silent = 0.0
         self._stalled = 0.0
@@ -121,9 +122,9 @@ class Supervisor:
 
     async def run(self) -> None:
         """Starts and replaces the engine until `close`, a fatal model, or the restart budget is spent."""
-        while not self._closing:
+        while not self._closing.is_set():
             await self._live()
-            if self._closing:
+            if self._closing.is_set():
                 return
             if self._fatal is not None:
                 self._listener.on_fatal(self._fatal, budget_spent=False)
@@ -135,11 +136,12 @@ class Supervisor:
                     budget_spent=True,
                 )
                 return
-            await asyncio.sleep(self._backoff())
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), self._backoff())
 
     def close(self) -> None:
         """Ends the engine; `run` returns when it is gone."""
-        self._closing = True
+        self._closing.set()
         if self._link is not None:
             self._link.kill()
 
@@ -156,7 +158,7 @@ class Supervisor:
             self._cause = Cause.CRASHED
             self._listener.on_lost(self, (), self._cause)
             return
-        if self._closing:
+        if self._closing.is_set():
             link.kill()
         link.send(Configure(self.config, self._models))
         self._began = began
@@ -173,7 +175,7 @@ class Supervisor:
             link.kill()
             await link.gone()
         self._link = None
-        if self._closing:
+        if self._closing.is_set():
             return
         if self._cause is None:
             self._cause = Cause.KILLED if link.killed else Cause.CRASHED

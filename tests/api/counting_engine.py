@@ -142,8 +142,5 @@ class CountingEngine:
     async def start(self) -> None:
         """Nothing to start."""
 
-    async def drain(self) -> None:
-        """Nothing to wait for."""
-
     async def close(self) -> None:
         """Nothing to end."""

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from service.api.etag import matches
 from service.api.schemas import MAX_SEED
-from service.errors import EngineLost, Overloaded
+from service.errors import EngineLost, OutOfReach, Overloaded
 from service.models.classes import class_of_seed
 from tests.api.conftest import MakeStand, Stand
 from tests.api.counting_engine import model_info
@@ -341,6 +341,40 @@ async def test_deadline(make_stand: MakeStand) -> None:
         assert (await client.post("/v1/generate", json={})).status_code == 504
     assert all(submission.cancelled for submission in stand.engine.submissions)
     assert stand.counted("requests_total", route="images", outcome="expired") == 1
+    assert stand.counted("requests_total", route="generate", outcome="expired") == 1
+
+
+@pytest.mark.parametrize(
+    ("query", "body", "field"),
+    [
+        ("", {}, "num_inference_steps"),
+        ("?steps=3", {"steps": 3}, "steps"),
+        ("?timesteps=9,0", {"timesteps": [9, 0]}, "timesteps"),
+    ],
+)
+async def test_what_no_deadline_allows_names_the_field(
+    stand: Stand, query: str, body: dict[str, Any], field: str
+) -> None:
+    """Without a `timeout` it is the number of steps, for `request_timeout` is not the client's."""
+    stand.engine.refusal = OutOfReach("", seconds=301)
+    async with stand.client() as client:
+        image, posted = await client.get(URL + query), await client.post("/v1/generate", json=body)
+        timed = await client.post("/v1/generate", json={**body, "timeout": 300})
+    found = [(each.status_code, error["loc"], error["code"]) for each in (image, posted, timed)
+             for error in each.json()["errors"]]  # fmt: skip
+    assert found == [
+        (422, ["query", field.removeprefix("num_inference_")], "takes_too_long"),
+        (422, ["body", field], "takes_too_long"),
+        (422, ["body", "timeout"], "timeout_too_short"),
+    ]
+
+
+async def test_a_deadline_that_passed_before_the_engine_was_asked_is_504(stand: Stand) -> None:
+    """The request had time enough, and the field nothing wrong: its body came slowly."""
+    stand.engine.refusal = OutOfReach("late", seconds=1.5)
+    async with stand.client() as client:
+        assert (await client.get(URL)).status_code == 504
+        assert (await client.post("/v1/generate", json={"timeout": 2})).status_code == 504
     assert stand.counted("requests_total", route="generate", outcome="expired") == 1
 
 

@@ -296,6 +296,7 @@ def test_the_service_answers_below_its_prefix_whether_or_not_the_proxy_strips_it
     with client_of_app(root_path="/images") as client:
         assert client.get(path).json() == {"status": "alive"}
         assert client.get("/openapi.json").json()["servers"] == [{"url": "/images"}]
+        assert client.get(path.replace("livez", "v1/models/nope")).json()["error"]["code"] == "model_not_found"
 
 
 def test_a_route_sees_the_request_as_the_client_of_its_key_or_address() -> None:

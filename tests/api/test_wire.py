@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import threading
@@ -204,6 +205,63 @@ def test_a_head_cannot_grow_without_end(toy: Toy) -> None:
         answer = wire.answer()
         assert (answer.status, answer.problem) == (431, "head-too-large")
         assert wire.closed_within(3)
+
+
+CHUNKED = JSON_HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+TRAILERS = b"".join(b"X-%d: %s\r\n" % (i, b"a" * 1000) for i in range(200))
+
+
+@pytest.mark.parametrize("trailers", [TRAILERS, b"X: " + b"a" * 200_000], ids=["many", "one without end"])
+def test_trailers_cannot_grow_without_end(toy: Toy, trailers: bytes) -> None:
+    with toy.wire() as wire:
+        wire.send(CHUNKED + b"2\r\n{}\r\n0\r\n").send(trailers)
+        answer = wire.answer()
+        assert (answer.status, answer.problem) == (431, "head-too-large")
+        assert wire.closed_within(3)
+
+
+def test_nor_can_the_extensions_of_a_chunk(toy: Toy) -> None:
+    with toy.wire() as wire:
+        wire.send(CHUNKED + b"2;" + b"a" * 200_000)
+        assert wire.answer().status == 431
+        assert wire.closed_within(3)
+
+
+def test_trailers_after_a_refusal_end_the_connection() -> None:
+    """Nobody reads the rest of a request whose key is wrong."""
+    with toy_server(api_keys="right", log_level="warning") as toy, toy.wire() as wire:
+        assert wire.send(CHUNKED + b"2\r\n{}\r\n0\r\n").answer().status == 401
+        with contextlib.suppress(ConnectionError):  # it may be gone before all is sent
+            wire.send(TRAILERS)
+        assert wire.closed_within(3)
+
+
+def test_a_few_trailers_are_dropped(toy: Toy) -> None:
+    with toy.wire() as wire:
+        wire.send(
+            CHUNKED
+            + b"a\r\n"
+            + b'{"seed":1}'
+            + b"\r\n0\r\nContent-Encoding: gzip\r\nX-Request-ID: of-a-trailer\r\n\r\n"
+        )
+        answer = wire.answer()
+        assert (answer.status, answer.headers["x-request-id"] == "of-a-trailer") == (200, False)
+        assert wire.get("/livez").answer().status == 200
+
+
+def test_chunks_of_single_bytes_are_a_body(toy: Toy) -> None:
+    """They take five bytes more each, which a body may."""
+    with toy.wire() as wire:
+        body = b'{"seed":1}'.ljust(100_000)
+        chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
+        assert wire.send(CHUNKED + chunks + b"0\r\n\r\n").answer().status == 200
+
+
+def test_a_request_behind_a_large_body_is_answered(toy: Toy) -> None:
+    with toy.wire() as wire:
+        body = b'{"seed":1}'.ljust(300_000)
+        wire.post(body).get("/livez")
+        assert [wire.answer().status for _ in range(2)] == [200, 200]
 
 
 def test_an_upgrade_is_not_made(toy: Toy) -> None:

@@ -23,6 +23,7 @@ class SilentLink:
 
     def __init__(self) -> None:
         self.connected = asyncio.Event()
+        self.heard: list[ToEngine] = []
         self.failures: list[OSError] = []  # of the next attempts to start it
 
     async def connect(self, on_message: OnMessage, on_lost: OnLost) -> SilentLink:
@@ -34,7 +35,8 @@ class SilentLink:
         return self
 
     def send(self, message: ToEngine) -> None:
-        """Nobody hears it."""
+        """Nobody hears it but the test."""
+        self.heard.append(message)
 
     async def gone(self) -> None:
         """At once."""
@@ -57,8 +59,8 @@ class Stand:
         sizes = (SizeTime(1, 0.01), SizeTime(8, 0.05))
         self.link.say(Ready((ModelStatus(self.info.name, "f", "cpu", "float32", sizes),)))
 
-    def submit(self) -> Job:
-        """A request for one image."""
+    def submit(self, count: int = 1) -> Job:
+        """A request for so many images, one by default."""
         return self.pool.submit(
             [
                 Sample(
@@ -71,6 +73,7 @@ class Stand:
                     sigmas=(1.0, 0.5),
                     deadline=time.monotonic() + 1e5,
                 )
+                for _ in range(count)
             ]
         )
 

@@ -16,7 +16,7 @@ from service.engine.links import ThreadLink
 from service.engine.pool import EnginePool
 from service.engine.protocol import EngineConfig
 from service.engine.request import Sample
-from service.errors import Draining, InvalidRequest, NotReady, Overloaded, QuotaExceeded
+from service.errors import Draining, NotReady, OutOfReach, Overloaded, QuotaExceeded
 from service.metrics import EngineMetrics, Metrics
 from service.models.info import ModelInfo
 from service.models.places import load_infos
@@ -114,11 +114,11 @@ async def test_results_come_in_order_and_equal_those_of_single_requests(pools: P
     assert len({r.pixels for r in together}) == 5
 
 
-async def test_a_deadline_that_even_an_idle_engine_cannot_meet_names_the_field(pools: Pools) -> None:
+async def test_a_deadline_that_even_an_idle_engine_cannot_meet_is_told_with_what_it_needs(pools: Pools) -> None:
     pool = await pools.start()
-    with pytest.raises(InvalidRequest) as error:
+    with pytest.raises(OutOfReach) as error:
         pool.submit(pools.samples(64, steps=40, timeout=0.05))
-    assert error.value.loc == ("body", "timeout")
+    assert error.value.seconds > 0.05
 
 
 async def test_a_request_that_would_wait_too_long_is_refused_with_an_honest_retry_after(pools: Pools) -> None:
@@ -178,15 +178,11 @@ async def test_previews_come_before_their_image_and_never_for_the_last_step(pool
     assert [type(e) for e in events if e.index == 0] == [SamplePreview, SamplePreview, SampleFinished]
 
 
-async def test_drain_answers_what_was_accepted_and_refuses_the_rest(pools: Pools) -> None:
+async def test_a_closed_pool_refuses(pools: Pools) -> None:
     pool = await pools.start()
-    jobs = [pool.submit(pools.samples(3, steps=4, seed=10 * i)) for i in range(10)]
-    drained = asyncio.create_task(pool.drain())
-    await asyncio.sleep(0)
+    await pool.close()
     with pytest.raises(Draining):
         pool.submit(pools.samples())
-    await drained
-    assert [len(await job.results()) for job in jobs] == [3] * 10
 
 
 async def test_two_engines_share_the_work(pools: Pools) -> None:

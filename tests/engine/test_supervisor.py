@@ -13,7 +13,8 @@ import pytest
 
 from service.engine import supervisor
 from service.engine.links import ProcessLink
-from service.engine.protocol import StepEnded, StepStarted
+from service.engine.pool import SUBMITTED
+from service.engine.protocol import StepEnded, StepStarted, Submit
 from tests.engine.silent import Stand
 
 pytestmark = pytest.mark.anyio
@@ -100,3 +101,24 @@ async def test_a_step_that_hangs_is_seen_though_others_go_on(monkeypatch: pytest
     assert stuck.isolated
     assert not stand.pool.fatal.done()
     await stand.pool.close()
+
+
+async def test_a_large_request_goes_to_the_engine_in_parts() -> None:
+    """Each sample may carry pictures of its own, and a message has a longest length."""
+    stand = Stand()
+    await asyncio.wait_for(stand.start(), 20)
+    job = stand.submit(2 * SUBMITTED + 3)
+    parts = [message.samples for message in stand.link.heard if isinstance(message, Submit)]
+    assert [len(part) for part in parts] == [SUBMITTED, SUBMITTED, 3]
+    assert [sample.id for part in parts for sample in part] == list(job.samples)
+    await stand.pool.close()
+
+
+async def test_the_end_does_not_wait_for_another_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor.Supervisor, "_backoff", lambda self: 3600.0)
+    stand = Stand()
+    stand.link.failures = [no_room()]
+    await stand.pool.start()
+    while stand.link.failures:
+        await asyncio.sleep(0)
+    await asyncio.wait_for(stand.pool.close(), 20)

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from uvicorn.middleware.proxy_headers import _TrustedHosts
 
+from service.api.server import believed
 from service.settings import Settings, SettingsError, flag_of, load_settings, variable_of
 from service.units import parse_bytes, parse_list, parse_seconds
 
@@ -153,3 +155,20 @@ def test_the_cache_is_in_the_users_cache_folder(monkeypatch: pytest.MonkeyPatch,
 
 def test_a_trailing_slash_of_the_prefix_is_dropped() -> None:
     assert load_settings({"root_path": "/images/"}, {}).root_path == "/images"
+
+
+@pytest.mark.parametrize(
+    ("value", "addresses"),
+    [
+        ("127.0.0.1", ["127.0.0.1", "::ffff:127.0.0.1"]),
+        ("10.0.0.5/8", ["10.1.2.3", "::ffff:10.1.2.3"]),
+        ("192.0.2.1,*", ["8.8.8.8", "2001:db8::1"]),
+        ("2001:db8::/32", ["2001:db8::1"]),
+    ],
+)
+def test_proxies_that_are_named_are_believed_whatever_the_socket_calls_them(value: str, addresses: list[str]) -> None:
+    """A network may be named by any of its addresses; a socket for both versions of IP maps those of IPv4."""
+    settings = load_settings({"forwarded_allow_ips": value}, {})
+    trusted = _TrustedHosts(believed(settings.forwarded_allow_ips))
+    assert [address in trusted for address in addresses] == [True] * len(addresses)
+    assert ("203.0.113.9" in trusted) == ("*" in value)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 from fastapi import APIRouter, Request, Response
 
 from service.api.context import context_of, origin_of
+from service.api.disconnect import until_disconnect
 from service.api.edit_body import EditBody, read_edit_body
 from service.api.edit_openapi import edit_body_schema, json_body_schema
 from service.api.edit_planning import (
@@ -48,7 +49,7 @@ async def _edit(
     request: Request,
     name: str,
     kind: type[_Body],
-    planning: Callable[[Asked, _Body, EditBody], Awaitable[Plan]],
+    planning: Callable[[Asked, _Body, EditBody], Coroutine[Any, Any, Plan]],
     *files: str,
 ) -> Response:
     """One edit, from the request to its answer; without `files` its body is JSON."""
@@ -58,7 +59,7 @@ async def _edit(
         read = await read_edit_body(request, context, *files) if files else EditBody(await read_json(request), {})
         body = parse_body(kind, read.fields)
         choice = negotiate(", ".join(request.headers.getlist("accept")) or None, body.wanted_format)
-        plan = await planning(Asked(context, origin, choice), body, read)
+        plan = await until_disconnect(request, planning(Asked(context, origin, choice), body, read))
         return await respond(request, context, plan, choice.form, origin, observation)
 
 

@@ -165,6 +165,7 @@ def _plan(request: Request, context: Context, origin: Origin) -> tuple[Plan, boo
         _quality(query, output_format),
         client=origin.client,
         deadline=origin.arrived + context.limits.request_timeout,
+        bound=("query", "steps" if timesteps is None else "timesteps"),
     )
     return plan, pinned
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 from fastapi import APIRouter, Request, Response
 
 from service.api.context import Context, Origin, context_of, origin_of
+from service.api.disconnect import until_disconnect
 from service.api.edit_planning import Asked, plan_inpaint
 from service.api.edit_schemas import InpaintRequest
 from service.api.generation import Observation, observed
@@ -72,7 +73,8 @@ async def _create(request: Request, context: Context, origin: Origin, observatio
     try:
         own = parse_body(InpaintRequest, own_request(body, InpaintRequest))
         asked = Asked(context, origin, choice_of(body))
-        plan = await plan_inpaint(asked, own, form.image, form.mask, transparent=True)
+        planning = plan_inpaint(asked, own, form.image, form.mask, transparent=True)
+        plan = await until_disconnect(request, planning)
     except InvalidRequest as error:
         raise renamed(error, body) from None
     return await openai_respond(request, context, plan, body, origin, observation, "image_edit")
