@@ -31,7 +31,8 @@ def call(*step: int | float) -> None:
     from service.engine.amx_steps import runner
 
     table = table_of([step])
-    runner()(table.ctypes.data, 1)
+    if runner()(table.ctypes.data, 1) != 1:
+        raise MemoryError("no room for what a step computes in")
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from service.engine.amx_calls import ATTEND, CONVOLVE, COPY, HALVE, NORMALISE, Step, noting, table_of
 from service.engine.amx_copies import CHANGED, MADE, UnknownStepError
@@ -52,8 +52,7 @@ class _Watch(TorchDispatchMode):
             return args[0]
         if name not in MADE:
             result = func(*args, **given)
-            old = {_place(each) for each in args if isinstance(each, Tensor)}
-            if isinstance(result, Tensor) and _place(result) not in old:  # else it is a view, or several
+            if not _places(result) or not _places(result) <= _places((args, given)):  # else it is a view, or several
                 raise UnknownStepError(name)
             return result
         form = func(*tree_map_only(Tensor, _formal, args), **given)
@@ -66,6 +65,11 @@ class _Watch(TorchDispatchMode):
 def _formal(value: Tensor) -> Tensor:
     """Its form without memory."""
     return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+
+
+def _places(values: Any) -> set[int]:
+    """Of all tensors in what may be a tree of them."""
+    return {_place(each) for each in tree_leaves(values) if isinstance(each, Tensor)}
 
 
 def _place(value: Tensor) -> int:
@@ -173,7 +177,8 @@ class Bound:
         """The output `[B, C, H, W]`."""
         for own, value in zip(self._inputs, inputs, strict=True):
             own.copy_(value)
-        self._run(*self._arguments)
+        if self._run(*self._arguments) != len(self.steps):
+            raise MemoryError("no room for what a step computes in")
         return self._output.clone(memory_format=torch.contiguous_format)
 
 

@@ -11,7 +11,7 @@ from functools import cache
 
 import numpy as np
 from numba import carray
-from numba.core.types import int64, void, voidptr
+from numba.core.types import int64, voidptr
 
 from service.engine import amx, amx_attention, amx_calls, amx_kernels, cpu_kernels, vectors
 from service.engine.amx_attention import attend
@@ -73,11 +73,14 @@ def _run(table, count):
             _copy(s[1], s[2], s[3], s)
         else:
             _halve(pointer_to(s[1]), pointer_to(s[2]), s[3], s[4], s[5], s[6])
+    return count
 
 
 @cache
-def runner() -> Callable[[int, int], None]:
+def runner() -> Callable[[int, int], int]:
     """Takes the address of steps `[count, 26]` of 64-bit integers, and their count; compiled now if it is not kept.
+
+    It gives the count again, or 0: what Numba compiles cannot raise, and ends where there is no room for an array.
 
     A step is its kind, then the arguments of that kind: those of `amx_kernels.convolve`, `amx_attention.attend`,
     `cpu_kernels.group_norm`; for a copy of float32 addresses of target and source, values of a run, and for four loops
@@ -85,4 +88,4 @@ def runner() -> Callable[[int, int], None]:
     `[rows, height, width, channels]` and the output, then these four. Addresses are numbers, a float32 the integer of
     its bits.
     """
-    return kept(void(voidptr, int64), _run, amx, amx_attention, amx_calls, amx_kernels, cpu_kernels, vectors)
+    return kept(int64(voidptr, int64), _run, amx, amx_attention, amx_calls, amx_kernels, cpu_kernels, vectors)

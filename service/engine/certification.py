@@ -107,11 +107,13 @@ def certify(
     for way in network.candidates:
         if way not in trials:
             trials[way] = _exact(probe, way, reference)
-    network.admit([way for way, exact in trials.items() if exact or not config.batch_invariant])
+    # what was kept may have larger sizes than there are now
+    here = [way for way in trials if way == anchor or way in network.candidates]
+    network.admit([way for way in here if trials[way] or not config.batch_invariant])
     times = {time.size: time.seconds for time in known.times} if known else {}
     try:
         if known is not None and config.batch_invariant:
-            _check_teams(probe, [way for way in trials if trials[way]], reference)
+            _check_teams(probe, [way for way in here if trials[way]], reference)
         for size, seconds in _time_sizes(probe, network, config, reference, TIMED_RUNS if known is None else 1):
             times[size] = min(seconds, times.get(size, seconds))
     except OtherBits as error:
@@ -192,9 +194,10 @@ def _time_sizes(
 def batch_sizes(times: Sequence[SizeTime], network: Network, largest: int) -> Iterator[SizeTime]:
     """Every size of a batch that needs no padding, up to the largest that was timed, ascending, with its time.
 
-    Batches of several rounds are left out: they do no more per second and make others wait longer.
+    Batches of several rounds are left out: they do no more per second and make others wait longer. Where the largest
+    that may be is so small that all need padding, it is the only one.
     """
-    for size in range(1, min(times[-1].size, largest) + 1):
-        if network.padded(size) == size:
-            # what is between two measured sizes has parts as large as the larger one's
-            yield SizeTime(size, next(time.seconds for time in times if time.size >= size))
+    most = min(times[-1].size, largest)
+    for size in [size for size in range(1, most + 1) if network.padded(size) == size] or [most]:
+        # what is between two measured sizes has parts as large as the larger one's
+        yield SizeTime(size, next(time.seconds for time in times if time.size >= size))

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from pickle import PickleError
 from types import ModuleType
 from typing import Any
 
@@ -21,7 +20,7 @@ compiled = njit(**FORM)
 """A function that kernels call, compiled with the first of them."""
 
 
-def kept(signature: Any, function: Callable[..., None], *parts: ModuleType) -> Callable[..., None]:
+def kept(signature: Any, function: Callable[..., Any], *parts: ModuleType) -> Callable[..., Any]:
     """`function` compiled, now if this machine has not kept it. Calls do not hold the interpreter's lock.
 
     `parts` are the other modules that it takes functions from: Numba looks at a kernel's own file alone when it asks
@@ -30,15 +29,15 @@ def kept(signature: Any, function: Callable[..., None], *parts: ModuleType) -> C
     compiling = partial(cfunc, signature, **FORM)
     kernel: Any
     try:
-        if parts:
-            function.__qualname__ = f"{function.__name__}_{_digest(parts)}"  # part of the name it is kept under
+        function.__qualname__ = f"{function.__name__}_{_digest(parts)}"  # part of the name it is kept under
         kernel = compiling(cache=True)(function)
-    except (OSError, RuntimeError, EOFError, PickleError) as error:  # nowhere to keep it, or nothing that can be used
+    except Exception as error:  # nowhere to keep it, or what is damaged in whatever way: a pickle raises anything
         log.warning("compiling a kernel anew, as every start will: %s", error)
         kernel = compiling()(function)
-    call: Callable[..., None] = kernel.ctypes
+    call: Callable[..., Any] = kernel.ctypes
     return call
 
 
 def _digest(parts: tuple[ModuleType, ...]) -> str:
-    return hashlib.sha256(b"".join(Path(str(part.__file__)).read_bytes() for part in parts)).hexdigest()[:16]
+    files = (Path(str(part.__file__)).read_bytes() for part in parts)
+    return hashlib.sha256(b"".join((repr(FORM).encode(), *files))).hexdigest()[:16]

@@ -24,14 +24,16 @@ class RowGroupNorm(nn.Module):
 
     def __init__(self, norm: nn.GroupNorm) -> None:
         super().__init__()
-        self._eps = norm.eps
+        self._eps = float(norm.eps)  # JSON may have an integer
         self._grouped = (-1, norm.num_groups, norm.num_channels // norm.num_groups)
         self._flat = (-1, norm.num_channels, 1, 1)
         self.weight = norm.weight.float().view(self._flat)
         self.bias = norm.bias.float().view(self._flat)
 
     def forward(self, x: Tensor) -> Tensor:
-        """As `nn.GroupNorm`."""
+        """As `nn.GroupNorm`, of `[B, C, N]` too: attention that is left as it was has pixels in a row."""
+        if x.ndim == 3:
+            return self.normalised(x[..., None], silu=False)[..., 0]
         return self.normalised(x, silu=False)
 
     def activated(self, x: Tensor) -> Tensor:

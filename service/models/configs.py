@@ -59,6 +59,14 @@ class UNetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Width of the time and class embeddings."""
         return self.time_embedding_dim or 4 * self.block_out_channels[0]
 
+    @property
+    def attention_channels(self) -> list[int]:
+        """Channels of the images in which pixels look at each other."""
+        down = zip(self.block_out_channels, self.down_block_types, strict=False)
+        up = zip(reversed(self.block_out_channels), self.up_block_types, strict=False)
+        found = [channels for channels, kind in (*down, *up) if kind.startswith("Attn")]
+        return found + [*self.block_out_channels[-1:]] * (self.mid_block_type is not None and self.add_attention)
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in `path`; anything else is a FatalModelError."""
@@ -163,6 +171,9 @@ def read_unet_config(path: Path) -> UNetConfig:
         ),
         "`layers_per_block`, `norm_num_groups` and `attention_head_dim` must be positive": (
             min(unet.layers_per_block, groups, unet.attention_head_dim or 1, unet.attn_norm_num_groups or 1) > 0
+        ),
+        "`attention_head_dim` must be at most the channels of every block with attention": (
+            (unet.attention_head_dim or 1) <= min(unet.attention_channels, default=unet.attention_head_dim or 1)
         ),
         f"`block_out_channels` must be positive multiples of `norm_num_groups` ({groups})": all(
             channels > 0 and channels % groups == 0 for channels in unet.block_out_channels

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from service.engine.amx_calls import Step, call, noting
+from service.engine.amx_calls import ATTEND, Step, call, noting
 from service.engine.amx_conv import constants
 from service.engine.amx_copies import UnknownStepError, copied
 from service.engine.amx_program import Buffer, Programs, arrange
 from service.engine.embedding import Key
-from service.engine.forward import ProjectedForward
+from service.engine.forward import PlainForward, ProjectedForward
 from service.models.folder import load_info
 from service.models.loader import load_unet
 from tests.tiles import with_tiles
@@ -102,6 +102,38 @@ def test_a_network_that_does_something_else_runs_layer_by_layer(tmp_path: Path) 
     assert torch.equal(form.run(x, prepared), layer_by_layer(form, x, prepared))
 
 
+@with_tiles
+@pytest.mark.parametrize("options", [{"attention_head_dim": 8}, {"sample_size": 28}])
+def test_attention_that_tiles_do_not_divide_runs_layer_by_layer(tmp_path: Path, options: dict[str, Any]) -> None:
+    """What PyTorch computes there gives several tensors at once, and is no step."""
+    form = forward_of(tmp_path / "m", "plain", **(TILED | options))
+    assert form.plan == "projected, packed, kernels, amx"
+    keys: list[Key] = [(0.0, 1), (100.0, 2)]
+    x = torch.randn(2, 3, *[options.get("sample_size", 16)] * 2, generator=torch.Generator().manual_seed(1))
+    stock = PlainForward(load_unet(load_info(tmp_path / "m", "tiny")), torch.device("cpu"), torch.float32)
+    assert torch.allclose(form.run(x, form.prepare(keys)), stock.run(x, stock.prepare(keys)), atol=1e-5)
+
+
+@with_tiles
+def test_an_epsilon_without_a_fraction_is_a_number_all_the_same(tmp_path: Path) -> None:
+    form = forward_of(tmp_path / "m", "plain", **TILED, norm_eps=1)
+    assert form.plan == "projected, packed, kernels, amx, one call"
+
+
+@with_tiles
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # all that Numba says of it
+def test_no_room_for_what_a_step_computes_in_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(MemoryError):
+        call(ATTEND, 0, 0, constants().ctypes.data, 1, 2**40, 1, 32)
+    form = forward_of(tmp_path / "m", "plain", **TILED)
+    x, prepared = inputs(form, 1)
+    assert form.programs is not None
+    bound = form.programs.bound(1)
+    bound.steps[0, :8] = ATTEND, 0, 0, constants().ctypes.data, 1, 2**40, 1, 32
+    with pytest.raises(MemoryError):
+        form.run(x, prepared)
+
+
 @pytest.mark.parametrize(
     ("body", "name"),
     [
@@ -112,6 +144,8 @@ def test_a_network_that_does_something_else_runs_layer_by_layer(tmp_path: Path) 
         (nn.Upsample(scale_factor=3), "nearest"),
         (lambda x: x.double(), "float32"),
         (lambda x: WEIGHT, "nothing"),
+        (lambda x: x.max(1).values, "max"),
+        (lambda x: x * x[0, 0, 0, 0].item(), "scalar"),
     ],
 )
 def test_what_has_no_step_is_named(body: Callable[[Tensor], Tensor], name: str) -> None:

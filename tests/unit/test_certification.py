@@ -183,12 +183,13 @@ def test_a_certificate_that_does_not_hold_is_made_anew(
         ((1, 2), 11, [SizeTime(1, 0.1), SizeTime(2, 0.2), SizeTime(3, 0.3), SizeTime(4, 0.3)]),
         ((1, 2), 3, [SizeTime(1, 0.1), SizeTime(2, 0.2), SizeTime(3, 0.3)]),
         ((2,), 11, [SizeTime(2, 0.2), SizeTime(4, 0.3)]),
+        ((2,), 1, [SizeTime(1, 0.1)]),
     ],
 )
 def test_sizes_are_those_without_padding(
     info: ModelInfo, rows: tuple[int, ...], largest: int, expected: list[SizeTime]
 ) -> None:
-    """A size between two measured ones takes as long as the larger of them."""
+    """A size between two measured ones takes as long as the larger of them; there is always one."""
     network = CpuNetwork(build_forward(load_unet(info), info, torch.device("cpu"), torch.float32), 2, rows)
     times = (SizeTime(1, 0.1), SizeTime(2, 0.2), SizeTime(4, 0.3))
     assert list(batch_sizes(times, network, largest)) == expected

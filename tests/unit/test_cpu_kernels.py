@@ -130,7 +130,7 @@ def test_without_numba_operators_do_it(
     assert torch.allclose(quick, slow, atol=1e-4)
 
 
-@pytest.mark.parametrize("damage", [b"", b"junk"])
+@pytest.mark.parametrize("damage", [b"", b"junk", b"Ix\n."])
 def test_a_kept_kernel_that_cannot_be_read_is_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, damage: bytes
 ) -> None:
@@ -143,6 +143,16 @@ def test_a_kept_kernel_that_cannot_be_read_is_made_anew(
     assert "compiling a kernel anew" in caplog.text
     x = noise(2, 32, 6, 6)
     assert torch.equal(again(x), kernel_norm(made(32, 8), torch.float32)(x))
+
+
+def test_a_kept_kernel_that_was_compiled_in_another_form_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    for form in ({}, {"error_model": "numpy"}, {"error_model": "numpy"}):
+        monkeypatch.setattr("service.engine.kept.FORM", form)
+        kept(void(int64), lambda number: None)
+    assert len(list(tmp_path.glob("*/*.nbc"))) == 2
 
 
 def test_a_kept_kernel_of_which_a_part_has_changed_is_made_anew(

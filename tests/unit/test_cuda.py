@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from torch import Tensor
@@ -106,6 +107,17 @@ def test_it_is_certified_like_any_network(info: ModelInfo, tmp_path: Path) -> No
     certificate, sizes = certify(info, network_of(info, 16), config)
     assert [trial.way.rows for trial in certificate.trials if trial.exact] == [1, 2, 4, 8, 16]
     assert [size.size for size in sizes] == [1, 2, 4, 8, 16]
+
+
+@pytest.mark.parametrize("largest", [8, 12, 24])
+def test_what_was_certified_for_another_largest_batch_holds(info: ModelInfo, tmp_path: Path, largest: int) -> None:
+    """Sizes that are no longer recorded, or not yet, are no fault of the others."""
+    config = EngineConfig("cpu", "float32", 1, 16, 10.0, True, str(tmp_path / "cache"))
+    before, _ = certify(info, network_of(info, 16), config)
+    config = msgspec.structs.replace(config, max_batch_size=largest)
+    certificate, sizes = certify(info, network_of(info, largest), config)
+    assert certificate.fingerprint == before.fingerprint
+    assert {size.size for size in sizes} == {size for size in (1, 2, 4, 8, 16, largest) if size <= largest}
 
 
 def test_collected_images_come_in_the_kind_asked_for() -> None:

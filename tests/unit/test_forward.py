@@ -64,6 +64,20 @@ def test_quick_form_is_as_exact_as_diffusers(
     assert off <= 2 * usual
 
 
+@pytest.mark.parametrize("tiles", [True, False])
+def test_blocks_that_have_no_quick_form_run_among_those_that_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiles: bool
+) -> None:
+    """The middle block's attention is scaled here, and normalises its pixels in a row."""
+    if not tiles:
+        monkeypatch.setattr(forwards, "amx_convolution", lambda dtype: None)
+    info = made(tmp_path / "m", "lsun_like", mid_block_scale_factor=1.5)
+    x = torch.randn(4, *info.latent_shape, generator=torch.Generator().manual_seed(1))
+    quick = build_forward(load_unet(info), info, CPU, torch.float32)
+    assert torch.allclose(quick.run(x, quick.prepare(keys_of(info))).double(), reference(info, x), atol=1e-4)
+    assert quick.plan == (PLAN if tiles else "projected, packed, kernels")
+
+
 @pytest.mark.parametrize("layout", ["imagenet_like", "lsun_like", "plain"])
 def test_every_resnet_and_attention_block_is_quick(tmp_path: Path, layout: Layout) -> None:
     info = made(tmp_path / "m", layout)

@@ -95,6 +95,7 @@ WRONG_VALUES: list[tuple[str, dict[str, Any], str]] = [
     (UNET, {"block_out_channels": [16, 32, 32]}, "equally long"),
     (UNET, {"block_out_channels": []}, "equally long"),
     (UNET, {"block_out_channels": [16, 30]}, "multiples of `norm_num_groups`"),
+    (UNET, {"attention_head_dim": 33}, "at most the channels of every block"),
     (UNET, {"layers_per_block": 0}, "must be positive"),
     (UNET, {"down_block_types": ["CrossAttnDownBlock2D", "AttnDownBlock2D"]}, "CrossAttnDownBlock2D"),
     (UNET, {"new_option": 1}, "new_option"),
