@@ -237,7 +237,7 @@ def saturation(check: Check) -> None:
             taken = time.perf_counter() - began
             assert sum(isinstance(message, Finished) for message in finished) == count
         check.say(f"engine loop, {name}, image-steps per second", count * steps / taken)
-        check.say("  of what its forward alone reaches", count * steps / taken * best.seconds / best.size)
+        check.say(f"  {name}, of what its forward alone reaches", count * steps / taken * best.seconds / best.size)
     loop.submit(samples(check, best.size * 8))
     began = time.perf_counter()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:

@@ -95,7 +95,7 @@ class Recipe:
 
 
 PRESETS: dict[str, Recipe] = {
-    # For a GPU: about 3 million images in 25 minutes of an H200.
+    # For a GPU: 3 million images and more, an hour or two of an H200 by the rates that were measured; not run yet.
     "64": Recipe(
         network=NetworkSettings(64, (64, 128, 192, 192), attention_at=(16, 8)),
         pretrain=PhaseSettings(1_700_000, 256, 1e-3, 1000, 0.9995, p_mean=-0.8, p_std=1.4),

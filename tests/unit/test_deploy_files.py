@@ -146,6 +146,7 @@ def test_dashboard_asks_each_metric_by_labels_it_has() -> None:
 
 def test_panels_do_not_overlap() -> None:
     dashboard = json.loads((DEPLOY / "grafana/onestep.json").read_text())
-    places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in dashboard["panels"]]
-    assert len(places) == len(set(places))
+    places = [panel["gridPos"] for panel in dashboard["panels"]]
+    cells = [(p["x"] + i, p["y"] + j) for p in places for i in range(p["w"]) for j in range(p["h"])]
+    assert len(cells) == len(set(cells))
     assert len({panel["id"] for panel in dashboard["panels"]}) == len(places)
