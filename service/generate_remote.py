@@ -20,6 +20,7 @@ from service.client import (
     Model,
     NotFound,
     OnestepError,
+    QuotaExceeded,
 )
 from service.diffusion.schedule import NoiseSchedule
 from service.exits import ExitCode
@@ -126,6 +127,13 @@ def _to_npz(args: argparse.Namespace, client: Client, model: Model) -> ExitCode:
     return ExitCode.OK
 
 
+def _too_many(error: InvalidRequest | QuotaExceeded) -> bool:
+    """Whether fewer images in a request may be allowed."""
+    if isinstance(error, QuotaExceeded):
+        return error.retry_after is None
+    return any("batch_size" in wrong.loc for wrong in error.errors)
+
+
 def _images(client: Client, fields: dict[str, Any], seeds: Sequence[int], total: int) -> Iterator[GeneratedImage]:
     """The images of these seeds, a request for each few of them."""
     size, position = BATCH, 0
@@ -134,8 +142,8 @@ def _images(client: Client, fields: dict[str, Any], seeds: Sequence[int], total:
             some = seeds[position : position + size]
             try:
                 generation = client.generate(batch_size=len(some), seed=some, **fields)
-            except InvalidRequest as error:
-                if size == 1 or all("batch_size" not in wrong.loc for wrong in error.errors):
+            except (InvalidRequest, QuotaExceeded) as error:
+                if size == 1 or not _too_many(error):
                     raise
                 size //= 2
                 continue

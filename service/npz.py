@@ -40,11 +40,10 @@ class ResumableNpz:
         self._folder = target.with_name(target.name + ".part")
         self._folder.mkdir(parents=True, exist_ok=True)
         self._claim(run)
-        mode = "r+" if (self._folder / "images.npy").exists() else "w+"
-        self._images = npy.open_memmap(self._folder / "images.npy", mode, np.uint8, (run.count, *shape))
-        self._done = npy.open_memmap(
-            self._folder / "done.npy", "r+" if (self._folder / "done.npy").exists() else "w+", np.bool_, (run.count,)
-        )
+        images, done = self._folder / "images.npy", self._folder / "done.npy"
+        mode = "r+" if images.exists() and done.exists() else "w+"  # one without the other says nothing
+        self._images = npy.open_memmap(images, mode, np.uint8, (run.count, *shape))
+        self._done = npy.open_memmap(done, mode, np.bool_, (run.count,))
 
     def _claim(self, run: Run) -> None:
         note = self._folder / "run.json"

@@ -217,10 +217,40 @@ def kinds() -> Iterator[Case]:
 
 def rgb16(width: int, height: int) -> bytes:
     """A PNG of 16 bits a channel, which Pillow cannot write."""
-    values = np.full((height, width, 3), 0x80FF, ">u2")
-    rows = b"".join(b"\0" + row.tobytes() for row in values)
-    head = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return raw_png(width, height, 16, 2, [np.full((width, 3), 0x80FF, ">u2").tobytes()] * height)
+
+
+def raw_png(width: int, height: int, bits: int, colours: int, rows: list[bytes], *chunks: bytes) -> bytes:
+    """A PNG of these rows of packed samples; `colours` is 0 for grey and 2 for RGB."""
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colours, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
+    return b"".join((b"\x89PNG\r\n\x1a\n", head, *chunks, pixels, chunk(b"IEND", b"")))
+
+
+def curved_profile(space: bytes, name: str, gamma: float) -> bytes:
+    """A colour profile (ICC) of a grey or of sRGB's primaries, with a curve of its own: `space` is GRAY or `RGB `."""
+
+    def xyz(*values: float) -> bytes:
+        return b"XYZ \0\0\0\0" + struct.pack(">iii", *(round(value * 65536) for value in values))
+
+    text = name.encode() + b"\0"
+    curve = b"curv\0\0\0\0" + struct.pack(">IHxx", 1, round(gamma * 256))
+    tags = {
+        b"desc": b"desc\0\0\0\0" + struct.pack(">I", len(text)) + text + bytes(78 + -len(text) % 4),
+        b"wtpt": xyz(0.9642, 1, 0.8249),
+    }
+    if space == b"GRAY":
+        tags[b"kTRC"] = curve
+    else:
+        tags |= {b"rXYZ": xyz(0.4361, 0.2225, 0.0139), b"rTRC": curve, b"gXYZ": xyz(0.3851, 0.7169, 0.0971)}
+        tags |= {b"gTRC": curve, b"bXYZ": xyz(0.1431, 0.0606, 0.7141), b"bTRC": curve}
+    at, table = 132 + 12 * len(tags), b""
+    for tag, value in tags.items():
+        table += tag + struct.pack(">II", at, len(value))
+        at += len(value)
+    head = struct.pack(">I4sI4s4s4s", at, b"lcms", 0x02400000, b"mntr", space, b"XYZ ").ljust(36, b"\0") + b"acsp"
+    head = head.ljust(68, b"\0") + struct.pack(">iii", 63190, 65536, 54061)
+    return head.ljust(128, b"\0") + struct.pack(">I", len(tags)) + table + b"".join(tags.values())
 
 
 @cache

@@ -47,7 +47,10 @@ def edit_body_schema(
         "type": "object",
         "required": needs,
         "additionalProperties": False,
-        "properties": {**binary, "request": {**fields, "description": "The other fields, as JSON."}},
+        "properties": {
+            **binary,
+            "request": {**fields, "description": "The other fields, as JSON.", "example": example},
+        },
     }
     return {
         "requestBody": {

@@ -30,6 +30,7 @@ INTEGERS_OR_WORDS: Final = frozenset({"quality", "class_labels"})
 FLOATS: Final = frozenset({"timeout"})
 TRUTHS: Final = {"true": True, "false": False}
 FILES: Final = frozenset({"image", "mask"})
+LISTS: Final = frozenset({"timesteps", "seed", "class_labels"})  # may be, and stand once for each item then
 
 INTEGER: Final = re.compile(r"-?[0-9]{1,32}", re.ASCII)
 NUMBER: Final = re.compile(r"-?[0-9]{1,32}(\.[0-9]{1,32})?", re.ASCII)
@@ -70,10 +71,14 @@ async def read_openai_form(request: Request) -> OpenAIForm:
                     fields[name].append(_coerced(name, value))
                 else:
                     errors.append(_wrong(name, "duplicate_key", "The field stands twice."))
-            elif name in fields:
-                errors.append(_wrong(name, "duplicate_key", "The field stands twice."))
+            elif name not in fields:
+                found = _coerced(name, value)
+                fields[name] = [found] if name == "timesteps" and found is not None else found
+            elif name in LISTS:
+                before = fields[name] if isinstance(fields[name], list) else [fields[name]]
+                fields[name] = [*before, _coerced(name, value)]
             else:
-                fields[name] = _coerced(name, value)
+                errors.append(_wrong(name, "duplicate_key", "The field stands twice."))
     if "image" not in files and not any(error.loc[-1] == "image" for error in errors):
         errors.append(_wrong("image", "missing", "Field required."))
     if errors:

@@ -10,7 +10,7 @@ import io
 from typing import Final
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageFile
 
 from service.api.picture_input import FORMATS, MAX_PIXELS, MAX_SIDE, Fit, Order, Picture, Refusal, Use
 
@@ -28,6 +28,8 @@ BLACK: Final[dict[str, int | tuple[int, ...]]] = {
     "RGBA": (0, 0, 0, 255),
     "CMYK": (0, 0, 0, 255),
 }
+FAINT: Final = 16  # alpha under which a smaller picture's colour is noise
+SHADES: Final = (51 * np.indices((6, 6, 6)).reshape(1, 3, -1).swapaxes(1, 2)).astype(np.uint8)  # a few of all
 HALF: Final = 128  # luma from which a mask counts as white, alpha from which a pixel counts as there
 
 _BROKEN: Final = Refusal("image_broken", "The file is damaged or cut short.")
@@ -53,6 +55,7 @@ def decode(order: Order) -> Picture | Refusal:
 
 def _decode(order: Order) -> Picture:
     image = _open(order.data)
+    _scale_key(image)
     image.load()
     has_alpha = image.has_transparency_data
     if order.use == "cutout" and not has_alpha:
@@ -67,7 +70,13 @@ def _decode(order: Order) -> Picture:
     if order.use in ("mask", "transparency"):
         return Picture(side, mask=mask)
     image = _standard_colours(_fitted(image, side, order.fit), profile)
-    image = image.convert("RGB") if order.use == "cutout" else _on_white(image)
+    if order.use == "cutout":
+        # where hardly anything was there before it was made smaller, no colour is left that could be kept
+        faint = image.getchannel("A").tobytes()
+        mask = bytes(repaint or alpha < FAINT for repaint, alpha in zip(mask, faint, strict=True))
+        image = image.convert("RGB")
+    else:
+        image = _on_white(image)
     return Picture(side, image.convert("L" if order.channels == 1 else "RGB").tobytes(), mask)
 
 
@@ -84,6 +93,16 @@ def _open(data: bytes) -> Image.Image:
     if image.format in ("PNG", "WEBP") and getattr(image, "n_frames", 1) != 1:
         raise _Refused("image_animated", "Should be one picture, not an animation.")
     return image
+
+
+def _scale_key(image: Image.Image) -> None:
+    """Puts a PNG's transparent colour on the scale that Pillow puts its pixels on, which it does not itself."""
+    key = image.info.get("transparency")
+    raw = image.tile[0][3] if isinstance(image, ImageFile.ImageFile) and image.tile else None
+    if isinstance(key, int) and raw in ("L;2", "L;4"):
+        image.info["transparency"] = key * (85 if raw == "L;2" else 17)
+    elif isinstance(key, tuple) and raw == "RGB;16B":
+        image.info["transparency"] = tuple(part >> 8 for part in key)
 
 
 def _plain(image: Image.Image, has_alpha: bool) -> Image.Image:
@@ -104,16 +123,19 @@ def _from_16_bits(image: Image.Image) -> Image.Image:
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
         alpha = Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8))
-        return Image.merge("RGBA", (grey, grey, grey, alpha))
-    upright = grey.copy()
-    upright.info.update(image.info)
-    return upright
+        plain = Image.merge("RGBA", (grey, grey, grey, alpha))
+    else:
+        plain = grey.copy()
+    plain.info.update({name: value for name, value in image.info.items() if name != "transparency"})
+    return plain
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF data says; data that cannot be read says nothing."""
+    """Turned as its EXIF data says, as browsers do; data that cannot be read says nothing, nor does XMP."""
     try:
-        orientation = image.getexif().get(0x0112, 1)
+        exif = Image.Exif()
+        exif.load(image.info.get("exif", b""))
+        orientation = exif.get(0x0112, 1)
     except Exception:
         return image
     if orientation not in range(2, 9):
@@ -155,22 +177,30 @@ def _fitted(image: Image.Image, side: int, fit: Fit, *, for_mask: bool = False) 
 def _standard_colours(image: Image.Image, profile: bytes | None) -> Image.Image:
     """In sRGB, from the picture's own colour profile; a profile that does not fit it is passed over."""
     if profile:
-        alpha = image.getchannel("A") if image.mode == "RGBA" else None
-        opaque = image.convert("RGB") if alpha is not None else image
         try:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            if "srgb" not in ImageCms.getProfileDescription(source).lower():
-                target = ImageCms.createProfile("sRGB")
-                turned = ImageCms.profileToProfile(opaque, source, target, outputMode="RGB")
-                if turned is not None:
-                    opaque = turned
-                    image = opaque
-                    if alpha is not None:
-                        image = opaque.convert("RGBA")
-                        image.putalpha(alpha)
+            turned = _turned(image, ImageCms.ImageCmsProfile(io.BytesIO(profile)))
         except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
             pass
+        else:
+            if image.mode == "RGBA":
+                turned.putalpha(image.getchannel("A"))
+            return turned
     return image if image.mode in ("RGB", "RGBA") else image.convert("RGB")
+
+
+def _turned(image: Image.Image, source: ImageCms.ImageCmsProfile) -> Image.Image:
+    """RGB, without alpha. What is as good as sRGB, whatever its name, changes nothing: it would only round."""
+    opaque = image
+    if source.profile.xcolor_space.strip() == "GRAY":
+        opaque = image.convert("L")
+    elif image.mode == "RGBA":
+        opaque = image.convert("RGB")
+    convert = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), opaque.mode, "RGB")
+    if opaque.mode == "RGB":
+        moved = np.asarray(convert.apply(Image.fromarray(SHADES))).astype(int) - SHADES
+        if np.abs(moved).max() <= 1:
+            return opaque.copy()
+    return convert.apply(opaque)
 
 
 def _on_white(image: Image.Image) -> Image.Image:

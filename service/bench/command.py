@@ -64,6 +64,8 @@ def run_bench(args: argparse.Namespace) -> int:
     key = os.environ.get(variable_of("api_keys"), "").split(",")[0].strip() or None
     if args.pid is not None and find_spec("psutil") is None:
         return _refuse("--pid needs psutil: pip install 'onestep[bench]'", ExitCode.USAGE)
+    if args.json is not None and not os.access(args.json if args.json.exists() else args.json.parent, os.W_OK):
+        return _refuse(f"--json: {args.json} cannot be written", ExitCode.USAGE)
     try:
         served = look(args.url, key, args.model, args.classes or None)
     except ValueError as error:

@@ -26,7 +26,7 @@ from service.client._operations import (
     Operation,
 )
 from service.client._retries import DEFAULT_RETRIES, Retries
-from service.client._settings import BROKE_OFF, DEFAULT_URL, JSON, STREAM, default_headers, timeouts
+from service.client._settings import BROKE_OFF, DEFAULT_URL, JSON, STREAM, address, default_headers, timeouts
 
 __all__ = ["AsyncClient"]
 
@@ -50,7 +50,7 @@ class AsyncClient:
     ) -> None:
         self._retries = retries
         self._http = httpx.AsyncClient(
-            base_url=base_url.rstrip("/"),
+            base_url=address(base_url),
             headers=default_headers(api_key, headers),
             timeout=timeouts(timeout),
             transport=transport,

@@ -14,6 +14,7 @@ export class Problem extends Error {
 
   /** Whether the same request may succeed a little later. */
   get passes() {
+    if (this.slug === "engine-lost") return false; // it was tried several times there, and killed the engine each time
     return [429, 502, 503, 504].includes(this.status) || this.slug === UNREACHABLE;
   }
 }

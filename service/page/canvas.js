@@ -121,6 +121,7 @@ function point(event) {
 function onKey(event) {
   const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
   if (kind !== "inpaint") return;
+  cursor.shown = true;
   if (moves[event.key]) {
     const [x, y] = moves[event.key], step = event.shiftKey ? 2 : brush() / 2;
     cursor.x = Math.min(SIDE, Math.max(0, cursor.x + x * step));

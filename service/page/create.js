@@ -45,8 +45,8 @@ export const create = (onEdit) => ({
   label: "Create",
 
   async run(signal) {
-    const count = Number($("batch").value);
-    const body = { ...common(), batch_size: count, seed: seed(), num_inference_steps: steps() };
+    const count = Number($("batch").value), taken = steps();
+    const body = { ...common(), batch_size: count, seed: seed(), num_inference_steps: taken };
     const frames = Array.from({ length: count }, () => new Frame());
     const tiles = frames.map((frame) => tile(frame, onEdit));
     $("create-tiles").replaceChildren(...tiles.map(({ node }) => node));
@@ -54,6 +54,6 @@ export const create = (onEdit) => ({
     const request = { path: "v1/generate", body };
     await streamInto("create", request, { json: body, signal }, frames, (entry, index) => tiles[index].finish(entry));
     const seeds = count === 1 ? `seed ${body.seed}` : `seeds ${body.seed} to ${body.seed + count - 1}`;
-    report("create", { status: `${count === 1 ? "One picture" : `${count} pictures`}, ${seeds}, ${steps() === 1 ? "one step" : `${steps()} steps`}.` });
+    report("create", { status: `${count === 1 ? "One picture" : `${count} pictures`}, ${seeds}, ${taken === 1 ? "one step" : `${taken} steps`}.` });
   },
 });

@@ -6,7 +6,7 @@ import { streamInto } from "./create.js";
 import { $, Frame, dataUrl, el, loadImage } from "./dom.js";
 import { report } from "./report.js";
 import { common, label, model, randomSeed, seed, steps } from "./settings.js";
-import { notice, run } from "./task.js";
+import { notice, run, stop } from "./task.js";
 
 const PREVIEWS = 8;
 
@@ -40,6 +40,7 @@ async function openFile(file) {
   const src = URL.createObjectURL(file);
   const opened = await usePicture(src);
   URL.revokeObjectURL(src);
+  if (opened) stop(); // of a sample that is on its way, or an edit of what was here before
   return opened;
 }
 
@@ -64,6 +65,10 @@ export function showKind() {
   $("before").classList.toggle("painting", kind() === "inpaint");
   edit.label = KINDS[kind()].button;
   $("go").textContent = edit.label;
+  showBefore();
+}
+
+function showBefore() {
   draw(kind(), Math.round(model().image_size / Number($("factor").value || 1)));
 }
 
@@ -97,8 +102,11 @@ export const edit = {
     startCanvas();
     startDrop();
     setMask("middle");
-    $("edit-kind").addEventListener("change", showKind);
-    $("factor").addEventListener("change", showKind);
+    $("edit-kind").addEventListener("change", () => {
+      stop();
+      showKind();
+    });
+    $("factor").addEventListener("change", showBefore);
     $("file").addEventListener("change", () => {
       openFile($("file").files[0]);
       $("file").value = "";
@@ -112,29 +120,33 @@ export const edit = {
   },
 
   async run(signal) {
+    const chosen = kind(), taken = steps();
     if (!hasPicture()) await sample(seed(), signal);
-    if (kind() === "inpaint" && maskIsEmpty()) {
+    if (chosen === "inpaint" && maskIsEmpty()) {
       throw new Problem("empty-mask", { detail: "Paint over a part of the picture first." });
     }
     const body = { ...common(), seed: seed() };
     const all = Number($("steps").dataset.grid);
-    if (steps() !== all) body.num_inference_steps = steps();
-    if (kind() === "stroke") body.strength = Number($("strength").value);
-    if (kind() === "super-resolution") body.factor = Number($("factor").value);
+    if (taken !== all) body.num_inference_steps = taken;
+    if (chosen === "stroke") body.strength = Number($("strength").value);
+    if (chosen === "super-resolution") body.factor = Number($("factor").value);
     const files = { image: await pictureBlob() };
-    if (kind() === "inpaint") files.mask = await maskBlob();
+    if (chosen === "inpaint") files.mask = await maskBlob();
     const form = new FormData();
     for (const [name, blob] of Object.entries(files)) form.append(name, blob, `${name}.png`);
-    form.append("request", JSON.stringify({ ...body, callback_steps: Math.ceil(steps() / PREVIEWS) }));
-    const request = { path: `v1/edits/${kind()}`, body, files };
+    form.append("request", JSON.stringify({ ...body, callback_steps: Math.ceil(taken / PREVIEWS) }));
+    const request = { path: `v1/edits/${chosen}`, body, files };
     after.clear();
     $("after-caption").textContent = "After";
     await streamInto("edit", request, { form, signal }, [after], (entry) => {
       const src = dataUrl(entry.b64_json, entry.media_type);
       after.finish(src, `After, seed ${entry.seed}`);
-      const save = el("a", { href: src, download: `${kind()}-${entry.seed}.png`, textContent: "Save" });
+      const save = el("a", { href: src, download: `${chosen}-${entry.seed}.png`, textContent: "Save" });
       const on = el("button", { type: "button", className: "link", textContent: "Edit further" });
-      on.addEventListener("click", () => usePicture(src));
+      on.addEventListener("click", () => {
+        stop();
+        usePicture(src);
+      });
       $("after-caption").replaceChildren(`After · seed ${entry.seed} `, save, " ", on);
     });
     report("edit", { status: `Done, with seed ${body.seed}.` });

@@ -26,7 +26,7 @@ const tabs = {
 };
 const started = new Set(); // tabs that have shown something
 const STEPS = { create: 2, seeds: 1, morph: 2 };
-let tab = "";
+let tab = "", live = false;
 
 function start() {
   if (!models.size) return;
@@ -95,7 +95,10 @@ function startForm() {
     $("seed").value = randomSeed();
     start();
   });
-  $("stop").addEventListener("click", stop);
+  $("stop").addEventListener("click", () => {
+    stop("Stopped.");
+    $("go").focus();
+  });
   for (const id of ["steps", "batch", "frames", "strength"]) {
     $(id).addEventListener("input", () => ($(`${id}-value`).value = $(id).value));
   }
@@ -116,7 +119,7 @@ async function load(signal) {
 }
 
 async function begin() {
-  const { keys, shown } = $("live").dataset;
+  const { keys } = $("live").dataset;
   startReport();
   startTabs();
   startForm();
@@ -129,12 +132,13 @@ async function begin() {
     return;
   }
   await begun();
-  if (shown === "yes") startLive();
 }
 
 async function begun() {
   await run(load);
   if (!models.size) return;
+  if (!live && $("live").dataset.shown === "yes") startLive();
+  live = true;
   if (tabs[tab].enter) tabs[tab].enter();
   else start();
 }

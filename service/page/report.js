@@ -4,7 +4,7 @@ import { $, el } from "./dom.js";
 import { snippet } from "./snippets.js";
 
 const shown = new Map(); // by tab: {request, times, status}
-let tab = "";
+let tab = "", linked = null, links = []; // the request whose files have links, and where these lead
 
 const milliseconds = (value) => (value == null ? "–" : value < 10 ? `${value.toFixed(1)} ms` : value < 10_000 ? `${Math.round(value)} ms` : `${(value / 1000).toFixed(1)} s`);
 
@@ -13,10 +13,16 @@ function draw() {
   for (const node of $("timings").querySelectorAll("dd")) node.textContent = milliseconds(times[node.dataset.time]);
   $("snippet").textContent = request ? snippet(request, $("language").value) : "Nothing on screen yet.";
   $("copy").disabled = !request;
-  const files = Object.entries(request?.files ?? {});
-  $("files").replaceChildren(...files.map(([name, blob]) =>
-    el("a", { href: URL.createObjectURL(blob), download: `${name}.png`, textContent: `Save ${name}.png` })));
+  if (request !== linked) link(request);
   $("status").textContent = status;
+}
+
+function link(request) {
+  links.forEach(URL.revokeObjectURL);
+  const files = Object.entries(request?.files ?? {});
+  [linked, links] = [request, files.map(([, blob]) => URL.createObjectURL(blob))];
+  $("files").replaceChildren(...files.map(([name], i) =>
+    el("a", { href: links[i], download: `${name}.png`, textContent: `Save ${name}.png` })));
 }
 
 export function openTab(name) {
@@ -29,6 +35,9 @@ export function report(name, news) {
   shown.set(name, { ...shown.get(name), ...news });
   if (name === tab) draw();
 }
+
+/** The status of the open tab. */
+export const tell = (status) => report(tab, { status });
 
 /** `timings` of an answer as the page names them. */
 export const timesOf = (timings, began) => ({

@@ -7,7 +7,7 @@ import { report } from "./report.js";
 import { label, model, steps } from "./settings.js";
 import { run } from "./task.js";
 
-let frame = null, source = null, running = false;
+let frame = null, source = null, running = null; // running: the signal of what is under way
 
 async function show(signal) {
   for (let asked = null; asked !== $("seeds-slider").value; ) {
@@ -36,11 +36,11 @@ export const seeds = {
   },
 
   async run(signal) {
-    running = true;
+    running = signal;
     try {
       await show(signal);
     } finally {
-      running = false;
+      if (running === signal) running = null; // else another has begun
     }
   },
 };

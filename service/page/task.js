@@ -2,6 +2,7 @@
 
 import { Problem, key } from "./api.js";
 import { $, el } from "./dom.js";
+import { tell } from "./report.js";
 
 const GIVE_UP = 5 * 60_000; // milliseconds after which nothing more is tried without being asked
 const WAIT = [1, 2, 4, 8, 15]; // seconds before another attempt, where the server does not say
@@ -14,7 +15,7 @@ const SENTENCES = {
   overloaded: () => "The server is busy: others are waiting for pictures, too.",
   "not-ready": () => "The server is still getting ready.",
   draining: () => "The server is being stopped or replaced.",
-  "engine-lost": () => "The server is starting its model again.",
+  "engine-lost": () => "The server broke down each time it tried this. Something else may work.",
   "deadline-exceeded": () => "That took longer than the server may take.",
   "body-too-large": () => "This picture is too large for the server. Try a smaller one.",
   unauthorized: () => "The server wants a valid key.",
@@ -99,7 +100,9 @@ function busy(is) {
   $("stage").setAttribute("aria-busy", String(is));
 }
 
-export function stop() {
+/** Ends what is under way, and says so on its tab. */
+export function stop(status = "") {
+  if (current) tell(status);
   current?.abort();
   current = null;
   busy(false);
@@ -123,6 +126,7 @@ async function attempts(work, signal) {
       if (!problem.passes || Date.now() - began > GIVE_UP) {
         const again = el("button", { type: "button", textContent: "Try again" });
         again.addEventListener("click", () => run(work));
+        tell("");
         notice(sentence(problem), ...(problem.passes || problem.status === 401 ? [again] : []));
         return;
       }

@@ -23,7 +23,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tiny(start_server: StartServer, model: Path) -> Server:
     """A server whose requests may be small only."""
-    return start_server("--model", str(model), "--threads", "1", "--max-client-batch-size", "5")
+    return start_server(
+        "--model", str(model), "--threads", "1", "--max-client-batch-size", "5", "--max-client-image-steps", "6"
+    )
 
 
 @pytest.fixture
@@ -122,5 +124,6 @@ def test_what_is_wrong_is_said(tiny: Server, generate, tmp_path: Path) -> None: 
     assert "no such class" in generate("--server", tiny.url, "--class", "dragon", *out, code=ExitCode.USAGE)
     assert "num_inference_steps" in generate("--server", tiny.url, "--steps", "41", *out, code=ExitCode.USAGE)
     assert "404" in generate("--server", tiny.url, "--model", "other", *out, code=ExitCode.USAGE)
+    assert "no address" in generate("--server", "http://[::1", *out, code=ExitCode.USAGE)
     nobody = generate("--server", f"http://127.0.0.1:{free_port()}", *out, code=ExitCode.REMOTE)
     assert len(nobody.strip().splitlines()) == 1

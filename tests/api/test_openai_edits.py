@@ -111,6 +111,21 @@ def test_text_becomes_what_the_field_is(client: openai.OpenAI, tiny: Server) -> 
     )
 
 
+@pytest.mark.parametrize("name", ["timesteps", "timesteps[]"])
+@pytest.mark.parametrize("timesteps", [[22], [22, 0]])
+def test_a_list_is_a_field_that_stands_once_for_each_item(tiny: Server, name: str, timesteps: list[int]) -> None:
+    """With the brackets of OpenAI's clients, or without, as the API reference says it."""
+    answer = httpx.post(
+        f"{tiny.url}{PATH}",
+        files={"image": CUTOUT},
+        data={"prompt": "3", "seed": ["5"], name: [str(timestep) for timestep in timesteps]},
+        trust_env=False,
+        timeout=60,
+    )
+    assert answer.status_code == 200, answer.text
+    assert [answer.json()["data"][0]["b64_json"]] == own(tiny, class_labels=3, seed=5, timesteps=timesteps)
+
+
 def test_stream(client: openai.OpenAI, tiny: Server) -> None:
     """The events are those of an edit, previews included."""
     stream = client.images.edit(

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.browser.conftest import OpenPage
 from tests.browser.driving import go, idle, open_tab, pixels, run_curl, save_sent_files, set_range, shown
@@ -65,6 +65,14 @@ def open_editor(open_page: OpenPage, server: Server, kind: str) -> Page:
     page.select_option("#edit-kind", kind)
     set_range(page, "steps", 6)
     return page
+
+
+COUNT_ADDRESSES = """() => {
+  const [create, revoke] = [URL.createObjectURL.bind(URL), URL.revokeObjectURL.bind(URL)];
+  window.addresses = new Set();
+  URL.createObjectURL = (blob) => { const url = create(blob); addresses.add(url); return url; };
+  URL.revokeObjectURL = (url) => { addresses.delete(url); revoke(url); };
+}"""
 
 
 def test_each_edit_begins_with_steps_that_suit_it(small_server: Server, open_page: OpenPage) -> None:
@@ -173,6 +181,44 @@ def test_a_picture_is_redrawn_and_edited_further(small_server: Server, open_page
     expect(page.locator("#after img")).to_have_count(0)
     go(page)
     assert not np.array_equal(shown(page, "#after img"), first)
+
+
+def test_a_persons_own_picture_stays_whatever_was_under_way(
+    small_server: Server, open_page: OpenPage, photo: bytes
+) -> None:
+    """A sample that comes later, and an edit of the picture before, are given up."""
+    page = open_page(small_server.url)
+    idle(page)
+    held: list[Route] = []
+    for path in ("**/v1/images/**", "**/v1/edits/**"):
+        page.route(path, lambda route: held.append(route))
+    with page.expect_request("**/v1/images/**"):
+        page.click("#tab-edit")
+    opened = {"name": "a.png", "mimeType": "image/png", "buffer": photo}
+    for _ in range(2):
+        page.set_input_files("#file", opened)
+        idle(page)
+        before = page.locator("#before").screenshot()
+        for route in held:
+            route.continue_()
+        held.clear()
+        page.wait_for_timeout(500)
+        assert page.locator("#before").screenshot() == before
+        assert page.locator("#after img").count() == 0
+        with page.expect_request("**/v1/edits/**"):
+            page.click("#go")
+
+
+def test_saving_leaves_no_addresses_behind(small_server: Server, open_page: OpenPage) -> None:
+    """Each would keep its picture until the page is closed."""
+    page = open_page(small_server.url, "/#edit")
+    idle(page)
+    page.evaluate(COUNT_ADDRESSES)
+    for _ in range(3):
+        go(page)
+        page.select_option("#language", "python")
+        page.select_option("#language", "curl")
+    assert page.evaluate("addresses.size") == page.locator("#files a").count()
 
 
 def test_a_file_that_is_no_picture_is_refused_in_words(small_server: Server, open_page: OpenPage) -> None:

@@ -180,6 +180,30 @@ def test_a_busy_server_is_told_as_that(start_server: StartServer, model_folder: 
     expect(page.locator("#create-tiles .done")).to_have_count(16)
 
 
+def test_a_request_that_kills_engines_is_not_sent_again_by_itself(small_server: Server, open_page: OpenPage) -> None:
+    page = open_page(small_server.url, console_may_say=REFUSED)
+    idle(page)
+    problem = {"type": "urn:onestep:problems/engine-lost", "title": "Engine lost", "status": 503}
+    page.route("**/v1/generate", lambda route: route.fulfill(status=503, json=problem))
+    sent = []
+    page.on("request", lambda request: sent.append(request.url))
+    page.click("#go")
+    expect(page.locator("#notice")).to_contain_text("broke down")
+    page.wait_for_timeout(2500)  # longer than it waits before another attempt
+    assert sum(url.endswith("/v1/generate") for url in sent) == 1
+    assert page.inner_text("#status") == ""
+
+
+def test_stop_says_so_and_leaves_the_keyboard_where_it_goes_on(small_server: Server, open_page: OpenPage) -> None:
+    page = open_page(small_server.url)
+    idle(page)
+    page.route("**/v1/generate", lambda route: None)
+    page.click("#go")
+    page.click("#stop")
+    assert page.inner_text("#status") == "Stopped."
+    expect(page.locator("#go")).to_be_focused()
+
+
 def test_stop_cancels_on_the_server_too(small_server: Server, open_page: OpenPage) -> None:
     page = open_page(small_server.url)
     idle(page)

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.browser.conftest import OpenPage
 from tests.browser.driving import go, idle, open_tab, pixels, run_curl, set_range, shown
@@ -65,6 +65,31 @@ def test_one_two_and_four_steps_of_a_seed_stand_side_by_side(small_server: Serve
     for place, steps in enumerate((1, 2, 4), 1):
         picture = shown(page, f"#compare-tiles li:nth-child({place}) img")
         assert np.array_equal(picture, got(small_server, f"any/7.png?steps={steps}"))
+
+
+def test_what_is_said_of_a_picture_is_what_was_asked_for(small_server: Server, open_page: OpenPage) -> None:
+    """Not what the form says by the time it comes."""
+    page = open_page(small_server.url, "/#compare")
+    idle(page)
+    held: list[Route] = []
+    page.route("**/v1/images/**", lambda route: held.append(route))
+    page.fill("#seed", "5")
+    with page.expect_request("**/5.png?steps=4"):
+        page.click("#go")
+    page.fill("#seed", "777")
+    for route in held:
+        route.continue_()
+    idle(page)
+    expect(page.locator("#compare-tiles img").first).to_have_attribute("alt", "Seed 5 after one step")
+    assert page.inner_text("#status") == "Seed 5 after one, two and four steps."
+
+
+def test_each_picture_that_the_browser_kept_is_told_as_that(small_server: Server, open_page: OpenPage) -> None:
+    page = open_page(small_server.url, "/#compare")
+    idle(page)
+    go(page)
+    for caption in page.locator("#compare-tiles figcaption").all():
+        expect(caption).to_contain_text("from your browser")
 
 
 def test_what_the_server_remembered_is_not_called_made(small_server: Server, open_page: OpenPage) -> None:

@@ -20,10 +20,10 @@ from service.engine.protocol import EngineConfig
 from service.engine.request import Sample
 from service.models.info import ModelInfo
 from service.models.loader import load_unet
-from service.models.places import load_infos
+from service.models.places import BUNDLED, load_infos
 from tests.tiny import tiny_model
 
-TOLERANCE = 1e-5  # the promise, on images in [0, 1] before quantisation
+TOLERANCE = 1e-5  # the promise, on images in [0, 1] before quantisation, for up to four steps
 
 MODELS = {
     "class-conditional, 40 train timesteps": {"layout": "imagenet_like"},
@@ -120,6 +120,23 @@ def load(folder: Path) -> tuple[ModelInfo, ConsistencyModelPipeline]:
     )
     pipeline.set_progress_bar_config(disable=True)
     return info, pipeline
+
+
+@pytest.mark.parametrize("name", ["avatars-32", pytest.param("avatars-64", marks=pytest.mark.slow)])
+def test_bundled_models_equal_the_pipeline(name: str, tmp_path: Path) -> None:
+    """To 1e-5 for up to four steps; over many, where rounding adds up in either, to 1/255 after quantisation."""
+    info, pipeline = load(BUNDLED / name)
+    cases = [Case([7, 8, 9, 10], [0, 3, 6, 9], steps, None, None) for steps in (1, 2, 4, 10, 40)]
+    samples = [sample for case in cases for sample in samples_of(case, info)]
+    config = EngineConfig("cpu", "float32", 1, 16, 30.0, True, str(tmp_path / "cache"))
+
+    results = dict(OfflineEngine(info, config).run(samples))
+
+    expected = np.stack([pipeline_images(pipeline, case) for case in cases])
+    actual = np.stack([np.frombuffer(results[i].pixels, np.float32) for i in range(len(samples))])
+    actual = actual.reshape(expected.shape)
+    assert np.abs(actual - expected)[:3].max() <= TOLERANCE
+    assert np.abs(np.round(255 * actual) - np.round(255 * expected)).max() <= 1
 
 
 @pytest.mark.parametrize(

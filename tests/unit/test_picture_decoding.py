@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,17 @@ from PIL import Image, ImageCms
 
 from service.api.picture_input import MAX_PIXELS, Fit, Order, Picture, Refusal, Use, format_of
 from service.api.picture_input_decode import decode
-from tests.hostile_pictures import FORMATS, Format, colourful, encoded, rgb16, swapping_profile
+from tests.hostile_pictures import (
+    FORMATS,
+    Format,
+    chunk,
+    colourful,
+    curved_profile,
+    encoded,
+    raw_png,
+    rgb16,
+    swapping_profile,
+)
 
 
 def read(
@@ -62,6 +73,61 @@ def test_sixteen_bits_can_be_transparent() -> None:
     data = encoded(Image.fromarray(grey), "PNG", transparency=30000)
     assert (colours(read(data))[:, 4:] == 255).all()
     assert mask_of(read(data, use="cutout")).tolist() == [[0] * 4 + [1] * 4] * 8
+
+
+@pytest.mark.parametrize(
+    ("bits", "colours", "row", "key"),
+    [
+        (1, 0, b"\xf0", (1,)),
+        (2, 0, b"\xff\x55", (3,)),
+        (4, 0, b"\xff\xff\x55\x55", (15,)),
+        (8, 0, b"\xff" * 4 + b"\x55" * 4, (255,)),
+        (16, 2, b"\x03\xe8\x07\xd0\x0b\xb8" * 4 + bytes(24), (1000, 2000, 3000)),
+    ],
+)
+def test_a_transparent_colour_is_found_whatever_its_bits(
+    bits: int, colours: int, row: bytes, key: tuple[int, ...]
+) -> None:
+    transparent = chunk(b"tRNS", b"".join(value.to_bytes(2, "big") for value in key))
+    data = raw_png(8, 8, bits, colours, [row] * 8, transparent)
+    assert mask_of(read(data, use="cutout")).tolist() == [[1] * 4 + [0] * 4] * 8
+
+
+def test_what_is_kept_of_a_cutout_was_there() -> None:
+    """A single opaque pixel in sixteen by sixteen leaves no colour that could be kept."""
+    image = Image.new("RGBA", (128, 128))
+    for x in range(8, 128, 16):
+        for y in range(8, 128, 16):
+            image.putpixel((x, y), (200, 100, 50, 255))
+    assert mask_of(read(encoded(image, "PNG"), use="cutout")).all()
+
+
+@pytest.mark.parametrize("transparency", [None, 7])
+def test_sixteen_bits_are_turned_too(transparency: int | None) -> None:
+    grey = np.zeros((8, 8), np.uint16)
+    grey[0] = 65535
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    keyed = {} if transparency is None else {"transparency": transparency}
+    got = colours(read(encoded(Image.fromarray(grey), "PNG", exif=exif.tobytes(), **keyed)))
+    assert got[..., 0].tolist() == [[0] * 7 + [255]] * 8
+
+
+def test_orientation_in_xmp_is_passed_over() -> None:
+    """Browsers pass it over, so the picture is upright as it is."""
+    image = colourful(8, 8)
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF><rdf:Description tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+    plain, noted = encoded(image, "JPEG"), encoded(image, "JPEG", xmp=xmp)
+    assert Image.open(io.BytesIO(noted)).getexif().get(0x0112) == 6
+    assert np.array_equal(colours(read(plain)), colours(read(noted)))
+
+
+@pytest.mark.parametrize("name", ["linear", "GIMP built-in Linear sRGB"])
+@pytest.mark.parametrize(("mode", "space"), [("RGB", b"RGB "), ("RGBA", b"RGB "), ("L", b"GRAY"), ("LA", b"GRAY")])
+def test_linear_light_is_no_srgb_whatever_it_is_called(name: str, mode: str, space: bytes) -> None:
+    image = Image.new("L", (8, 8), 55).convert(mode)
+    got = colours(read(encoded(image, "PNG", icc_profile=curved_profile(space, name, 1.0))))
+    assert np.unique(got).tolist() == [128]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

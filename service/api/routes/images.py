@@ -38,26 +38,29 @@ _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
-def _parameter(place: str, name: str, description: str, example: object, schema: dict[str, Any]) -> dict[str, Any]:
-    return {
+def _parameter(
+    place: str, name: str, description: str, schema: dict[str, Any], example: object = None
+) -> dict[str, Any]:
+    """Without an `example` a form that is made of this leaves it empty."""
+    described = {
         "in": place,
         "name": name,
         "required": place == "path",
         "description": description,
         "schema": schema,
-        "example": example,
     }
+    return described if example is None else {**described, "example": example}
 
 
 _TEXT: Final = {"type": "string"}
 _PARAMETERS: Final = [
-    _parameter("path", "model", "`name`, or `name@revision` to pin the revision.", "avatars-32", _TEXT),
-    _parameter("path", "class", "A class index, a class slug, or `any`.", "any", _TEXT),
-    _parameter("path", "seed", "The image's seed.", 42, {"type": "integer", "minimum": 0, "maximum": MAX_SEED}),
-    _parameter("path", "format", "The encoding.", "png", {"enum": list(get_args(OutputFormat))}),
-    _parameter("query", "steps", "Evenly spaced steps; 1 when left out.", 2, {"type": "integer", "minimum": 1}),
-    _parameter("query", "timesteps", "Explicit steps, strictly descending, instead of `steps`.", "22,0", _TEXT),
-    _parameter("query", "quality", "Of `jpeg` and `webp` only.", 90, {"type": "integer", "minimum": 1, "maximum": 100}),
+    _parameter("path", "model", "`name`, or `name@revision` to pin the revision.", _TEXT, "avatars-32"),
+    _parameter("path", "class", "A class index, a class slug, or `any`.", _TEXT, "any"),
+    _parameter("path", "seed", "The image's seed.", {"type": "integer", "minimum": 0, "maximum": MAX_SEED}, 42),
+    _parameter("path", "format", "The encoding.", {"enum": list(get_args(OutputFormat))}, "png"),
+    _parameter("query", "steps", "Evenly spaced steps; 1 when left out.", {"type": "integer", "minimum": 1}, 2),
+    _parameter("query", "timesteps", "Explicit steps, strictly descending, instead of `steps`: `22,0`.", _TEXT),
+    _parameter("query", "quality", "Of `jpeg` and `webp` only.", {"type": "integer", "minimum": 1, "maximum": 100}),
 ]
 
 
