@@ -58,7 +58,7 @@ class Profile:
 
     clients: int = 32
     rounds: int = 3
-    search_seconds: float = 3.0
+    search_seconds: float = 10.0  # several batches of what fills them for seconds
     closed_seconds: float = 16.0  # this and the warm-up: longer than the longest request takes
     open_seconds: float = 20.0
     warm_up: float = 8.0

@@ -96,7 +96,7 @@ def _columns(data: Avatars) -> tuple[list[Column], np.ndarray]:
 def train_classifier(data: Avatars, epochs: int, device: str = "cpu", batch: int = 128) -> Classifier:
     """Learns style and attributes of real avatars, shuffled, for some passes over the data."""
     columns, codes = _columns(data)
-    images = np.concatenate(data.images)
+    images = data.pool
     labels = np.repeat(np.arange(len(CLASSES)), [len(part) for part in data.images])
     model = Classifier(columns).to(device)
     steps = epochs * (len(images) // batch)

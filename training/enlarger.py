@@ -93,6 +93,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--bf16", action="store_true")
     args = parser.parse_args(argv)
     keep_freed_memory()
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     generator = torch.Generator(args.device).manual_seed(0)
     data = Avatars(args.data, "train")

@@ -176,13 +176,17 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--served", choices=("float32", "bfloat16"), help="run networks in this type as the service does on a CPU"
     )
-    result.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    result.add_argument("--device", help="default: the GPU, if there is one and nothing is --served")
     return result
 
 
 def main(argv: list[str] | None = None) -> None:
     """Evaluates and writes the figures as JSON."""
     args = parser().parse_args(argv)
+    if args.served and args.device not in (None, "cpu"):
+        raise SystemExit("--served runs networks on the CPU")
+    if args.device is None:
+        args.device = "cuda" if torch.cuda.is_available() and not args.served else "cpu"
     keep_freed_memory()
     result = evaluate(args)
     args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,7 @@ from training.metrics import (
 )
 from training.recipe import CLASSES
 
+COMPARED = 300  # held-out pictures of a class whose attributes others are compared with
 READABLE = 0.8  # attributes that the classifier reads this well on held-out pictures are compared
 
 
@@ -41,9 +42,8 @@ class Judge:
         self.reference = self._cached(cache / f"{name}-train-{n}.npy", self.reference_images)
         self.unseen = self._cached(cache / f"{name}-heldout-{n}.npy", self.heldout_images)
         self.probe = linear_probe(self.reference, self.labels, len(CLASSES))
-        self.classifier = self._classifier(cache / f"{name}-classifier.pt", epochs, device)
+        self.classifier = self._classifier(cache / f"{name}-classifier-{epochs}.pt", epochs, device)
         self.reference_read = self.classifier.features(self.reference_images)
-        self.everything = np.concatenate(self.train.images)
         self._read_heldout()
 
     def _cached(self, path: Path, images: np.ndarray) -> np.ndarray:
@@ -60,11 +60,10 @@ class Judge:
 
     def _read_heldout(self) -> None:
         """Finds the attributes that can be read off pictures, and their histograms on held-out ones."""
-        images, labels = self.heldout.take(min(300, *map(len, self.heldout.images)))
+        self.compared = min(COMPARED, *(len(images) // 2 for images in self.heldout.images))
+        images, labels = self.heldout.take(self.compared)
         logits = self.classifier.logits(images)
-        self.style_accuracy = float((classes_of(logits) == labels).mean())
         self.readable = []
-        per_class = len(images) // len(CLASSES)
         stored = [self.heldout.attributes(label) for label in range(len(CLASSES))]
         self.histograms = {}
         for column in self.classifier.columns:
@@ -72,7 +71,7 @@ class Judge:
             if attribute is None:
                 continue
             read = codes_of(logits[labels == column.label], column)
-            true = np.array(attribute.values)[attribute.codes][:per_class]
+            true = np.array(attribute.values)[attribute.codes][: self.compared]
             if (np.array(column.values)[read] == true).mean() >= READABLE:
                 self.readable.append(column)
                 self.histograms[column.label, column.name] = read
@@ -97,7 +96,7 @@ class Judge:
 
     def _figures(self, images: np.ndarray, features: np.ndarray, labels: np.ndarray | None) -> dict[str, Any]:
         precision, recall = precision_recall(self.reference, features)
-        nearest = nearest_distance(images, self.everything, device=self.extract.device)
+        nearest = nearest_distance(images, self.train.pool, device=self.extract.device)
         result: dict[str, Any] = {
             "fd": round(frechet_distance(self.reference, features), 1),
             "fd_cnn": round(frechet_distance(self.reference_read, self.classifier.features(images)), 2),
@@ -124,7 +123,11 @@ class Judge:
     def floor(self) -> dict[str, Any]:
         """The figures of held-out real pictures: what a perfect model would get."""
         found = self._figures(self.heldout_images, self.unseen, self.labels)
-        return found | {"readable_attributes": len(self.readable)}
+        # not with themselves: with avatars that are held out beside those
+        others = [images[self.compared :][: len(self.labels) // len(CLASSES)] for images in self.heldout.images]
+        labels = np.repeat(np.arange(len(CLASSES)), [len(images) for images in others])
+        distance = round(self.attribute_distance(np.concatenate(others), labels), 3)
+        return found | {"attribute_total_variation": distance, "readable_attributes": len(self.readable)}
 
 
 def load_classifier(path: Path, device: str) -> Classifier:

@@ -58,10 +58,13 @@ def second_steps(
 
 @torch.no_grad()
 def heun_sample(denoise: Denoiser, labels: Tensor, seeds: Sequence[int], size: int, steps: int = 18) -> Tensor:
-    """Deterministic second-order sampling of a diffusion model (Karras et al. 2022, algorithm 1)."""
+    """Deterministic second-order sampling of a diffusion model (Karras et al. 2022, algorithm 1).
+
+    The last level before 0 is above sigma_min, at which these networks leave a picture as it is: it has no slope there.
+    """
     device = str(labels.device)
     x = draw(generators(seeds), size, device) * SIGMA_MAX
-    sigmas = [*NoiseSchedule(num_train_timesteps=steps).sigmas(range(steps - 1, -1, -1)), 0.0]
+    sigmas = [*NoiseSchedule(num_train_timesteps=steps + 1).sigmas(range(steps - 1, -1, -1)), 0.0]
 
     def slope(at: Tensor, sigma: float) -> Tensor:
         return (at - denoise(at, torch.full((len(at),), sigma, device=device), labels)) / sigma

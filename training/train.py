@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+import zlib
 from pathlib import Path
 from typing import Any, get_args
 
@@ -131,6 +132,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--compile", action="store_true", help="the network compiled: needs a C++ compiler")
     result.add_argument("--graphs", action="store_true", help="steps replayed from a CUDA graph: needs a GPU")
     result.add_argument("--threads", type=int)
+    result.add_argument("--seed", type=int, default=0, help="of pictures and noise; another one for a second run")
     for name in ("images", "batch", "stages", "first_stage"):
         result.add_argument(f"--{name.replace('_', '-')}", type=int)
     for name in FRACTIONS:
@@ -150,6 +152,8 @@ def main(argv: list[str] | None = None) -> None:
     torch.backends.cuda.enable_cudnn_sdp(False)  # its bfloat16 gradients were not numbers on an H200, PyTorch 2.11
     args.run.mkdir(parents=True, exist_ok=True)
     recipe = PRESETS[args.preset]
+    if getattr(recipe, args.phase) is None:
+        raise SystemExit(f"--preset {args.preset} has no phase {args.phase}")
     recipe = recipe.with_phase(args.phase, **changed(recipe.phase(args.phase), args))
     bf16 = args.device.startswith("cuda") if args.bf16 is None else args.bf16
     data = Avatars(args.data, "train")
@@ -160,11 +164,16 @@ def main(argv: list[str] | None = None) -> None:
         trainer = KEEPERS[args.phase](recipe, data, args.run, args.device, bf16, args.compile)
     else:
         trainer = Trainer(recipe, args.phase, data, args.run, args.device, bf16, args.compile)
+    # phases and repeated ones see other pictures and other noise
+    trainer.generator.manual_seed(zlib.crc32(f"{args.phase} {args.seed}".encode()))
     if args.graphs:
+        if not trainer.replayable or not args.device.startswith("cuda"):
+            raise SystemExit("--graphs needs a GPU, and does not have distill, snap and adversarial")
         trainer.replay()
-    if not trainer.resume() and (weights := starting_weights(args)) is not None:
+    resumed = trainer.resume()
+    if not resumed and (weights := starting_weights(args)) is not None:
         trainer.start_from(weights)
-    if args.within:
+    if args.within and trainer.fitted is None:
         fit(trainer, args.within)
     print(json.dumps({"phase": args.phase, "from": trainer.images, "to": trainer.phase.images}), flush=True)
     train(trainer, args.seconds, args.save_every, args.sheet_every)

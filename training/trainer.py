@@ -24,6 +24,7 @@ class Trainer:
 
     largest_gradient: float | None = None  # norm to which gradients are clipped
     replayable: ClassVar[bool] = True  # whether a step's sizes never change and it never waits for a GPU
+    fitted: int | None = None  # the length that `set_length` gave the phase
     own: tuple[Tensor, ...] | None = None  # what a step leaves for the next one, where a phase begins at that
     _replayed: Replayed | None = None
 
@@ -51,6 +52,7 @@ class Trainer:
 
     def set_length(self, images: int) -> None:
         """The phase ends after so many; learning rate and stages follow."""
+        self.fitted = images
         self.recipe = self.recipe.with_phase(self.name, images=images)
         self.phase = self.recipe.phase(self.name)
 
@@ -127,6 +129,7 @@ class Trainer:
             "generator": self.generator.get_state(),
             "images": self.images,
             "steps": self.steps,
+            "fitted": self.fitted,
         }
 
     def resume(self) -> bool:
@@ -144,6 +147,8 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"].cpu())
         self.images, self.steps = state["images"], state["steps"]
+        if state.get("fitted") is not None:
+            self.set_length(state["fitted"])
 
     def sheet(self, per_class: int = 4) -> None:
         """Samples of the phase's result beside real pictures, for the eye."""

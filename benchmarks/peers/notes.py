@@ -43,7 +43,7 @@ class Notes:
             if self.end is not None and time.monotonic() > self.end:
                 raise Enough
             at, load = time.strftime("%Y-%m-%dT%H:%M:%S%z"), os.getloadavg()[0]
-            self.measured[key] = {"at": at, "load_before": round(load, 2)} | make()
+            self.measured[key] = {"at": at, "commit": _commit(), "load_before": round(load, 2)} | make()
             self.save()
         found: dict[str, Any] = self.measured[key]
         return found
@@ -67,10 +67,9 @@ def conditions(python: Path, model: str, profile: dict[str, Any]) -> dict[str, A
     """The machine, the versions on both sides, and how it is measured."""
     asked = "import importlib.metadata as m, json, sys; print(json.dumps({n: m.version(n) for n in sys.argv[1:]}))"
     theirs = subprocess.run([str(python), "-c", asked, *THEIRS], check=True, capture_output=True, text=True).stdout
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
     return {
         "model": model,
-        "commit": commit.strip(),
+        "commit": _commit(),
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
@@ -81,6 +80,11 @@ def conditions(python: Path, model: str, profile: dict[str, Any]) -> dict[str, A
         "peer_versions": json.loads(theirs),
         "profile": profile,
     }
+
+
+def _commit() -> str:
+    asked = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(asked, cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
 
 def _cpu() -> str:

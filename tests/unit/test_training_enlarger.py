@@ -59,7 +59,7 @@ def test_edges_become_sharp(
     monkeypatch.setattr(enlarger, "BLOCKS", 1)
     edged_avatars(tmp_path)
     model = tiny_model(tmp_path / "tiny", "plain", sample_size=8)
-    out = tmp_path / "enlarger.safetensors"
+    out = tmp_path / "run" / "enlarger.safetensors"  # the first program that writes into a run
     arguments = ["--smaller", str(model), "--data", str(tmp_path), "--out", str(out), "--device", "cpu", "--made", "32"]
     enlarger.main([*arguments, "--images", "6400"])
     found = Enlarger.load(out, "cpu")

@@ -69,6 +69,17 @@ def test_heun_gives_the_data_of_a_known_denoiser() -> None:
     assert float(images.std()) == pytest.approx(0.2, rel=0.02)
 
 
+def test_heun_leaves_no_noise_of_a_network_that_knows_the_picture() -> None:
+    """One that leaves everything as it is at sigma_min, as consistency models are made."""
+    picture = torch.linspace(-0.9, 0.9, 3 * 16 * 16).view(1, 3, 16, 16)
+
+    def perfect(x: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
+        return torch.where(sigma.view(-1, 1, 1, 1) > SIGMA_MIN, picture, x)
+
+    images = heun_sample(perfect, torch.zeros(2, dtype=torch.long), [1, 2], 16)
+    torch.testing.assert_close(images, picture.expand(2, -1, -1, -1), rtol=0, atol=1e-5)
+
+
 def test_pixels_are_rounded_to_the_nearest_and_clipped() -> None:
     """Of 255: 0.4 is 0, 1.6 is 2, 2.4 is 2, and what is out of range is cut off."""
     values = torch.tensor([0.4, 1.6, 2.4, -9.0, 999.0]) / 255 * 2 - 1

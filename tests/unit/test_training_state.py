@@ -16,7 +16,7 @@ from training.distiller import Distiller
 from training.network import MovingAverage, build_unet
 from training.recipe import CLASSES, PRESETS, Phase
 from training.state import save_weights
-from training.train import KEEPERS
+from training.train import KEEPERS, main
 from training.trainer import Trainer
 
 
@@ -57,6 +57,32 @@ def test_a_resumed_phase_ends_with_the_same_bits(
     assert losses == broken
     for name, value in straight.average.weights.items():
         torch.testing.assert_close(second.average.weights[name], value, rtol=0, atol=0)
+
+
+def test_a_length_that_was_found_by_the_clock_is_kept(data: Avatars, tmp_path: Path) -> None:
+    """So that a stop changes neither the learning rate nor the end."""
+    first = trainer("pretrain", data, tmp_path)
+    first.set_length(160)
+    first.step()
+    first.save()
+    second = trainer("pretrain", data, tmp_path)
+    second.resume()
+    assert (second.phase.images, second.learning_rate()) == (160, first.learning_rate())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--preset", "32", "--phase", "grow"], "--preset 32 has no phase grow"),
+        (["--preset", "smoke", "--phase", "distill", "--graphs", "--device", "cpu"], "--graphs needs a GPU"),
+    ],
+)
+def test_what_cannot_be_trained_is_told_in_a_sentence(
+    data: Avatars, tmp_path: Path, arguments: list[str], reason: str
+) -> None:
+    save_weights(tmp_path / "pretrain.safetensors", dict(build_unet(PRESETS["smoke"].network).state_dict()), {})
+    with pytest.raises(SystemExit, match=reason):
+        main([*arguments, "--data", str(data.shards[0][0].parent), "--run", str(tmp_path)])
 
 
 def test_training_lowers_the_loss(data: Avatars, tmp_path: Path) -> None:
