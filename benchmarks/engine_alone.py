@@ -36,7 +36,7 @@ def full_batch(info: ModelInfo, runner: ModelRunner, size: int) -> float:
     )  # fmt: skip
     began = time.perf_counter()
     runner.step(rows)
-    runner.mark()()
+    runner.mark().wait()
     return time.perf_counter() - began
 
 

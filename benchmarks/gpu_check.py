@@ -115,6 +115,7 @@ def engine(check: Check) -> None:
         tiny_model(check.place, "imagenet_like", **IMAGENET_64)
     check.info = load_info(check.place, "model")
     torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False
     began = time.perf_counter()
     forward = build_forward(load_unet(check.info, check.device), check.info, check.device, torch.bfloat16)
     check.say("load", time.perf_counter() - began, "s")

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from service.engine.loop import EngineLoop
-from service.engine.network import Network
+from service.engine.network import Mark, Network
 from service.engine.protocol import Finished, FromEngine
 from service.engine.request import Sample, SizeTime
 from service.engine.runner import ModelRunner
@@ -50,9 +50,9 @@ class ClockDevice:
         self.busy += self._step
         return x
 
-    def mark(self) -> Callable[[], None]:
+    def mark(self) -> Mark:
         done = self._free
-        return lambda: time.sleep(max(0.0, done - time.perf_counter()))
+        return Mark(lambda: time.sleep(max(0.0, done - time.perf_counter())), lambda: time.perf_counter() >= done)
 
     def copy_out(self, value: Tensor) -> Callable[[], Tensor]:
         return lambda: value

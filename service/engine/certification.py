@@ -66,7 +66,7 @@ class Probe:
         """Results as in service, and the seconds until they were there."""
         began = time.perf_counter()
         denoised = self.run(members)
-        self._network.mark()()
+        self._network.mark().wait()
         return denoised, time.perf_counter() - began
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from service.engine.forward import Forward
 from service.engine.lanes import Lanes, Place, Way, filled, split
-from service.engine.network import keys
+from service.engine.network import Mark, keys
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -122,9 +122,9 @@ class CpuNetwork:
         bounds = [(start, min(start + way.rows, len(x))) for start in range(0, len(x), way.rows)]
         return self._run_parts(x, time, class_labels, bounds, [way.rows], way.threads)
 
-    def mark(self) -> Callable[[], None]:
+    def mark(self) -> Mark:
         """Nothing is ever under way when a call has returned."""
-        return lambda: None
+        return Mark(lambda: None, lambda: True)
 
     def copy_out(self, value: Tensor) -> Callable[[], Tensor]:
         """`value` is on the host."""

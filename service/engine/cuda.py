@@ -5,6 +5,7 @@ Everything that talks to CUDA is in `Recorder` and `SideStream`; the rest is pla
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -15,7 +16,10 @@ from torch import Tensor
 
 from service.engine.forward import Forward
 from service.engine.lanes import Way, filled
-from service.engine.network import keys
+from service.engine.network import Mark, keys
+from service.errors import FatalModelError
+
+log = logging.getLogger(__name__)
 
 PREFERRED_ANCHORS = (8, 16, 4)  # define the bits: the first that agrees with itself
 WARM_UPS = 3  # forwards before a graph is captured, in which libraries choose their kernels
@@ -69,10 +73,19 @@ class Buckets:
         return sorted(self._recorded)
 
     def record(self, recorder: Recorder) -> None:
-        """Records every size, the largest first, so that the smaller ones fit into its memory."""
+        """Records every size, the largest first, so that the smaller ones fit into its memory.
+
+        Those that the device has no room for are left out. Raises FatalModelError if that is all of them.
+        """
         for size in reversed(self._sizes):
             places = tuple(place[:size] for place in self._inputs)
-            self._recorded[size] = recorder.record(partial(self._forward.run, places[0], places[1:]))
+            try:
+                self._recorded[size] = recorder.record(partial(self._forward.run, places[0], places[1:]))
+            except torch.OutOfMemoryError:
+                log.warning("no memory for batches of %d: max_batch_size is less here", size)
+                torch.cuda.empty_cache()  # does nothing where there is no GPU
+        if not self._recorded:
+            raise FatalModelError("the device has no memory for a single image of this model")
 
     def keep(self, sizes: Iterable[int]) -> None:
         """Drops all other sizes."""
@@ -169,13 +182,13 @@ class CudaNetwork:
         """As a call, but every part in one size."""
         return self._run(x, time, class_labels, [way.rows])
 
-    def mark(self) -> Callable[[], None]:
-        """A wait for the work queued so far, copies on the side stream excepted."""
+    def mark(self) -> Mark:
+        """The end of the work queued so far, copies on the side stream excepted."""
         if self.device.type != "cuda":
-            return lambda: None
+            return Mark(lambda: None, lambda: True)
         done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         done.record(torch.cuda.current_stream(self.device))
-        return done.synchronize
+        return Mark(done.synchronize, done.query)
 
     def copy_out(self, value: Tensor) -> Callable[[], Tensor]:
         """Starts to copy `value` to the host; the result waits for it."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from service.engine.collecting import Collected
 from service.engine.lanes import Place
+from service.engine.network import Mark
 from service.engine.protocol import FromEngine
 from service.engine.request import Pixels
 from service.engine.runner import ModelRunner, Row
@@ -19,6 +20,7 @@ from service.engine.runner import ModelRunner, Row
 Announce = Callable[[bytes | None, float], FromEngine | None]
 
 KEPT = 16  # launches that tell how long one takes
+LOOK = 1e-3  # seconds after which it is asked again whether a step is over
 SPARE = 1e-3  # seconds that a launch may take longer than those
 
 
@@ -31,6 +33,7 @@ class Flight:
         self._asked = time.monotonic()
         self._leaving: list[tuple[Collected, Sequence[Announce]]] = []
         self._work: Future[float] | None = None
+        self._mark: Mark | None = None
 
     wait: Callable[[], float]
     """Waits until it is over; when that was, of the monotonic clock. Raises what it raised in a lane."""
@@ -38,10 +41,10 @@ class Flight:
     def queue(self, work: Callable[[], None]) -> None:
         """Asks the device for it."""
         work()
-        over = self.runner.mark()
+        self._mark = mark = self.runner.mark()
 
         def wait() -> float:
-            over()
+            mark.wait()
             return time.monotonic()
 
         self.wait = wait
@@ -61,7 +64,9 @@ class Flight:
 
     @property
     def landed(self) -> bool:
-        """Whether lanes have done it."""
+        """Whether lanes or the device have done it; waits for nothing."""
+        if self._mark is not None:
+            return self._mark.passed()
         return self._work is not None and self._work.done()
 
     @property
@@ -92,9 +97,14 @@ class Lead:
         self._woken = 0.0
         self._took: deque[float] = deque(maxlen=KEPT)
 
-    def wait(self, end: float) -> None:
-        """Until it is time for what follows a step that will be over at `end`."""
-        time.sleep(max(0.0, end - time.monotonic() - max(self._took, default=0.0) - SPARE))
+    def wait(self, end: float, over: Callable[[], bool]) -> None:
+        """Until it is time for what follows a step that is thought to be over at `end`, or that is `over` before.
+
+        Who slept on would take the time for the step's own, and think the next one as long.
+        """
+        until = end - max(self._took, default=0.0) - SPARE
+        while (left := until - time.monotonic()) > 0 and not over():
+            time.sleep(min(left, LOOK))
         self._woken = time.monotonic()
 
     def launched(self) -> None:

@@ -176,6 +176,8 @@ class ProjectedForward:
             self._embedding_dtype = torch.float32  # scales and shifts of norms, which are float32 now
             prepared = self.prepare(keys)
             off = float((self.run(x, prepared) - expected).abs().max() / expected.abs().max())
+        except torch.OutOfMemoryError:
+            raise  # a passing shortage must not decide the bits; the next start may have room
         except refusals as error:
             log.warning("cannot make %s quick on this %s: %s", info.name, self._device.type, error)
             off = float("inf")

@@ -117,7 +117,8 @@ class EngineLoop:
         self._lead.launched()
         self._land(leave=1)
         self._begin(runner, scheduler.upcoming(runner.times.now[-1].size))
-        self._lead.wait(self._flights[-1].began(self._ended) + self._flights[-1].seconds)
+        last = self._flights[-1]
+        self._lead.wait(last.began(self._ended) + last.seconds, lambda: last.landed)
         return True
 
     def _next_model(self) -> str | None:

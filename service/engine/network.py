@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,13 @@ from service.engine.lanes import Place, Way
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+class Mark(NamedTuple):
+    """A point in the work that a device was asked for."""
+
+    wait: Callable[[], None]  # until the device is past it
+    passed: Callable[[], bool]  # whether it is; waits for nothing
 
 
 class SideBySide(Protocol):
@@ -66,8 +73,8 @@ class Network(Protocol):
     def lanes(self) -> SideBySide | None:
         """None for a device that queues forwards: there calls return before their work is done."""
 
-    def mark(self) -> Callable[[], None]:
-        """A wait for the work of earlier calls, and not for that of later ones."""
+    def mark(self) -> Mark:
+        """The end of the work of earlier calls, and not of later ones."""
 
     def copy_out(self, value: Tensor) -> Callable[[], Tensor]:
         """Starts to copy `value` to the host; the result waits for it."""

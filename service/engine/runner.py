@@ -6,7 +6,7 @@ device but what `mark` gives.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +20,7 @@ from service.diffusion.transfer import upload
 from service.engine.batching import BatchSize, padded
 from service.engine.collecting import Collected
 from service.engine.lanes import Place
-from service.engine.network import Network
+from service.engine.network import Mark, Network
 from service.engine.request import Pixels, Sample, SizeTime
 from service.engine.times import StepTimes
 from service.models.info import ModelInfo
@@ -115,8 +115,8 @@ class ModelRunner:
                 row.x = row.operator.pull_in(row.x)
         return denoised
 
-    def mark(self) -> Callable[[], None]:
-        """A wait until the device has done what `step` asked for so far."""
+    def mark(self) -> Mark:
+        """When the device has done what `step` asked for so far."""
         return self.network.mark()
 
     def collect(self, images: Sequence[Tensor], kinds: Sequence[Pixels]) -> Collected:

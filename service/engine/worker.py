@@ -66,10 +66,15 @@ def resolve(config: EngineConfig) -> EngineConfig:
 
 
 def settle(config: EngineConfig) -> None:
-    """Settings of the whole process for a network on the CPU."""
-    if torch.device(config.device).type == "cpu":
+    """Settings of the whole process, before a network is loaded."""
+    device = torch.device(config.device)
+    if device.type == "cpu":
         torch.set_num_threads(1)  # the lanes have the cores
         keep_freed_memory()
+    else:
+        torch.cuda.set_device(device)  # where Triton's kernels run and graphs are captured, whatever tensors say
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.allow_tf32 = False  # float32 is what was asked for, and what other forms are held against
 
 
 def build_network(info: ModelInfo, config: EngineConfig) -> Network:
@@ -79,8 +84,6 @@ def build_network(info: ModelInfo, config: EngineConfig) -> Network:
     parameters = sum(weight.numel() for weight in unet.parameters())
     forward = build_forward(unet, info, device, dtype, config if config.compile else None)
     if device.type == "cuda":
-        torch.cuda.set_device(device)  # graphs are captured on the current one
-        torch.backends.cudnn.deterministic = True
         return CudaNetwork(forward, info.latent_shape, info.class_conditional, device, config.max_batch_size)
     return CpuNetwork(forward, config.threads, rows_of_part(parameters, info.image_size**2))
 

@@ -19,6 +19,8 @@ from service.engine.cuda import Buckets, CudaNetwork
 from service.engine.forward import build_forward
 from service.engine.lanes import Way
 from service.engine.protocol import EngineConfig
+from service.engine.worker import settle
+from service.errors import FatalModelError
 from service.models.folder import load_info
 from service.models.info import ModelInfo
 from service.models.loader import load_unet
@@ -72,6 +74,39 @@ def test_any_number_of_rows_gives_each_its_own_result(info: ModelInfo, count: in
     together = network(x, time, labels)
     alone = [network(x[i : i + 1], time[i : i + 1], labels[i : i + 1]) for i in range(count)]
     assert torch.equal(together, torch.cat(alone))
+
+
+class Small(Rerun):
+    """On a device with memory for so many rows."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+
+    def record(self, run: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        made = super().record(run)
+        if self.rows[-1] > self.most:
+            raise torch.OutOfMemoryError
+        return made
+
+
+def test_what_a_device_has_no_memory_for_is_left_out(info: ModelInfo, caplog: pytest.LogCaptureFixture) -> None:
+    network = network_of(info, 12, Small(4))
+    assert network.sizes(64) == [1, 2, 4]
+    assert "no memory for batches of 12" in caplog.text
+    with pytest.raises(FatalModelError, match="no memory for a single image"):
+        network_of(info, 12, Small(0))
+
+
+def test_a_gpu_is_chosen_before_anything_runs_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton's kernels run on the current one, whatever their tensors are on."""
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    for flag in ("deterministic", "allow_tf32"):
+        monkeypatch.setattr(torch.backends.cudnn, flag, getattr(torch.backends.cudnn, flag))
+    settle(EngineConfig("cuda:1", "float32", 1, 16, 10.0, True, ""))
+    assert chosen == [torch.device("cuda:1")]
+    assert (torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32) == (True, False)
 
 
 def test_a_result_survives_the_next_replay(info: ModelInfo) -> None:

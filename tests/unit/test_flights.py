@@ -17,7 +17,7 @@ from service.engine import flight
 from service.engine.flight import SPARE, Lead
 from service.engine.forward import build_forward
 from service.engine.loop import EngineLoop
-from service.engine.network import Network
+from service.engine.network import Mark, Network
 from service.engine.protocol import Finished, FromEngine, Previewed, StepEnded, StepStarted
 from service.engine.request import Sample, SizeTime
 from service.engine.runner import ModelRunner
@@ -56,8 +56,8 @@ class Device:
         self.journal.append(f"asked for {len(x)}")
         return torch.cat(rows)
 
-    def mark(self) -> Callable[[], None]:
-        return lambda: self.journal.append("over")
+    def mark(self) -> Mark:
+        return Mark(lambda: self.journal.append("over"), lambda: False)
 
     def copy_out(self, value: Tensor) -> Callable[[], Tensor]:
         self.journal.append("copy begins")
@@ -151,22 +151,43 @@ def test_the_next_step_waits_for_what_may_arrive_and_then_leads_by_what_it_took_
         def sleep(self, seconds: float) -> None:
             self.now += seconds
 
+    def never() -> bool:
+        return False
+
     clock = Clock()
     monkeypatch.setattr(flight, "time", clock)
     lead = Lead()
-    lead.wait(101.0)
+    lead.wait(101.0, never)
     assert clock.now == pytest.approx(101.0 - SPARE)
     clock.now += 0.25
     lead.launched()
-    lead.wait(105.0)
+    lead.wait(105.0, never)
     assert clock.now == pytest.approx(104.75 - SPARE)
     lead.idle()
     clock.now += 50.0  # nothing to do
     lead.launched()
-    lead.wait(160.0)
+    lead.wait(160.0, never)
     assert clock.now == pytest.approx(159.75 - SPARE)
-    lead.wait(159.0)
+    lead.wait(159.0, never)
     assert clock.now == pytest.approx(159.75 - SPARE)
+
+
+class Fast(Device):
+    """Has done a step as soon as it was asked for it."""
+
+    def mark(self) -> Mark:
+        return Mark(lambda: None, lambda: True)
+
+
+def test_a_step_that_took_less_than_was_thought_is_not_slept_out(info: ModelInfo) -> None:
+    """One slow spell would be taken for the time of all steps after it, for each would be waited for as long."""
+    stand = Stand(info, Fast(info))
+    runner = stand.loop._runners["tiny"]
+    for _ in range(8):
+        runner.times.observe(1, 30.0)
+    stand.submit(*range(12))
+    stand.finish()
+    assert max(said.seconds for said in stand.said if isinstance(said, StepEnded)) < 5
 
 
 def test_a_suspect_is_alone_in_the_air(info: ModelInfo) -> None:

@@ -11,7 +11,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import torch
+
 from service.diffusion.operators.base import Edit, Opening, as_tensor, pulled_in
+from service.diffusion.transfer import upload
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +47,7 @@ class KnownLuma:
 
     def __init__(self, image: Tensor) -> None:
         self._luma = luma(image)
-        self._direction = image.new_tensor(LUMA).view(1, 3, 1, 1) / _LENGTH**2
+        self._direction = upload(torch.tensor(LUMA).view(1, 3, 1, 1) / _LENGTH**2, image.device)
 
     def known_part(self) -> Tensor:
         """The image's part along the luma direction; the free part is 0."""

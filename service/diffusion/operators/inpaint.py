@@ -9,8 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from service.diffusion.operators.base import Edit, Opening, as_tensor
+from service.diffusion.transfer import upload
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,8 +31,8 @@ class Inpaint(Edit, frozen=True, tag="inpaint"):
     def operator(self, like: Tensor) -> KnownPixels:
         """Puts the known pixels back."""
         height, width = like.shape[-2:]
-        mask = np.frombuffer(self.mask, np.uint8).reshape(1, 1, height, width)
-        return KnownPixels(as_tensor(self.image, like), like.new_tensor(mask).bool())
+        mask = np.frombuffer(self.mask, np.uint8).reshape(1, 1, height, width) != 0
+        return KnownPixels(as_tensor(self.image, like), upload(torch.from_numpy(mask), like.device))
 
 
 class KnownPixels:
