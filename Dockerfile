@@ -61,7 +61,7 @@ EXPOSE 8000
 
 # Healthy means that it can serve: 200 from /readyz. Loading and certifying are the start period.
 HEALTHCHECK --interval=5s --timeout=3s --start-period=180s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request as u; u.build_opener(u.ProxyHandler({})).open('http://127.0.0.1:%s/readyz' % os.environ['ONESTEP_PORT'], timeout=2)"]
+    CMD ["python", "-c", "import os, urllib.request as u; u.build_opener(u.ProxyHandler({})).open('http://127.0.0.1:%s/readyz' % (os.environ.get('ONESTEP_PORT') or 8000), timeout=2)"]
 
 # The exec form: SIGTERM reaches the server itself, which then finishes what it has accepted.
 STOPSIGNAL SIGTERM

@@ -23,13 +23,13 @@ import torch
 from diffusers import ConsistencyModelPipeline
 from diffusers.utils import logging
 
+from service.cache import default_cache_dir
 from service.engine.protocol import EngineConfig
 from service.engine.request import Sample
 from service.engine.runner import ModelRunner
 from service.engine.worker import prepare_runner, settle
 from service.models.info import ModelInfo
 from service.models.places import load_infos
-from service.settings import default_cache_dir
 
 STOCK_SIZES = (1, 2, 4, 8, 12, 16, 32)
 OUR_SIZES = (1, 2, 4, 8, 16, 32)

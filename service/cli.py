@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -62,7 +63,10 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser], *,
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(int(ExitCode.OK))
+    # at once: what a start waits for, a download's threads for example, would be waited for on the way out as well
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(ExitCode.OK)
 
 
 if __name__ == "__main__":

@@ -45,6 +45,8 @@ def engine_configs(settings: Settings) -> list[EngineConfig]:
             batch_invariant=settings.batch_invariant,
             cache_dir=str(settings.cache_dir),
             compile=settings.compile,
+            log_format=settings.log_format,
+            log_level=settings.log_level,
         )
         for device in settings.device
     ]

@@ -20,6 +20,7 @@ from prometheus_client import (
 from prometheus_client.gc_collector import GCCollector
 
 from service import __version__
+from service.engine.supervisor import Cause
 
 __all__ = ["EngineMetrics", "Metrics", "geometric"]
 
@@ -113,6 +114,8 @@ class EngineMetrics:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
+        for cause in Cause:  # a series that begins with its first event is no increase to Prometheus
+            metrics.engine_restarts.labels(cause.value)
 
     def load(self, *, requests_running: int, requests_waiting: int, images_waiting: int) -> None:
         """Requests with a sample that has begun, those without, and samples that have not begun."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from service.cache import default_cache_dir
 from service.units import parse_bytes, parse_list, parse_seconds
 
 __all__ = ["ENV_PREFIX", "Settings", "SettingsError", "flag_of", "load_settings", "variable_of"]
@@ -39,12 +39,6 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 # What Kubernetes and `docker --link` add on their own for a service that is called "onestep".
 SERVICE_LINK = re.compile(r"ONESTEP_(SERVICE_HOST|SERVICE_PORT\w*|PORT_\d+_(TCP|UDP)\w*|NAME|ENV_\w+)")
 KEY = re.compile(r"[\x21-\x7e]+")
-
-
-def default_cache_dir() -> Path:
-    """`onestep` in the user's cache folder: `$XDG_CACHE_HOME`, else `~/.cache`."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path("~/.cache")).expanduser() / "onestep"
 
 
 class SettingsError(Exception):
@@ -142,6 +136,14 @@ class Settings(BaseModel):
         if value and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", value):
             raise ValueError("give a path that starts with / and needs no percent-encoding")
         return value
+
+    @field_validator("cache_dir")
+    @classmethod
+    def _cache_dir(cls, value: Path) -> Path:
+        try:
+            return value.expanduser()
+        except RuntimeError:
+            raise ValueError("there is no home folder that ~ could stand for") from None
 
     @field_validator("device")
     @classmethod

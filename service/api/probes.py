@@ -47,6 +47,9 @@ probes_router.add_api_route("/healthz", readyz, methods=METHODS, operation_id="h
 @metrics_router.api_route("/metrics", methods=METHODS, operation_id="metrics", summary="Prometheus metrics")
 async def metrics(request: Request) -> Response:
     """Prometheus text, or OpenMetrics when `Accept` asks for it."""
-    encode, content_type = choose_encoder(request.headers.get("accept", ""))
+    try:
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+    except (TypeError, ValueError):  # it compares whatever stands there for a version
+        encode, content_type = choose_encoder("")
     body = encode(context_of(request).metrics.registry)
     return Response(body, headers={"Content-Type": content_type, "Vary": "Accept", **NO_STORE})

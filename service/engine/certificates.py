@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
-import tempfile
 from pathlib import Path
 
 import msgspec
 
+from service.cache import write_whole
 from service.engine.lanes import Way
 from service.engine.request import SizeTime
 
@@ -47,9 +46,7 @@ def save(folder: str, certificate: Certificate, threads: int) -> None:
     path = _path(folder, certificate.fingerprint, threads)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(msgspec.json.format(msgspec.json.encode(certificate)))
-        os.replace(file.name, path)
+        write_whole(path, msgspec.json.format(msgspec.json.encode(certificate)))
     except OSError as error:
         log.warning("cannot keep the certificate in %s: %s", path.parent, error)
 

@@ -218,7 +218,8 @@ class EnginePool:
                 if any(other.ready for other in self._engines if other is not engine):
                     self.on_fatal(f"the devices give different bits for {status.name}", budget_spent=False)
                     return
-                log.warning("numerics changed", extra={"model": status.name, "fingerprint": status.fingerprint})
+                fields = {"model": status.name, "fingerprint": status.fingerprint}
+                log.warning("numerics changed", extra={"fields": fields})
                 self._replay_whole(status.name)
             self._status[status.name] = status
             self._admission.times[status.name] = StepTimes(status.batch_sizes)

@@ -31,6 +31,7 @@ from service.engine.protocol import (
 )
 from service.engine.quick_import import import_diffusers_quickly
 from service.errors import FatalModelError
+from service.logs import configure_logging
 
 EXIT_FATAL = 78  # EX_CONFIG: the model can never be served; do not try again
 NICENESS = 5  # the HTTP process stays responsive on a busy machine
@@ -76,6 +77,7 @@ def main(fd: int) -> int:
     configure = channel.receive()
     if not isinstance(configure, Configure):
         raise TypeError(f"the first message is a {type(configure).__name__}")
+    configure_logging(configure.config.log_format, configure.config.log_level)
     inbox = Inbox()
     threading.Thread(target=_read, args=(channel, inbox), daemon=True, name="reader").start()
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -29,6 +29,8 @@ class EngineConfig(msgspec.Struct, frozen=True):
     batch_invariant: bool
     cache_dir: str  # where certifications and compiled networks are kept
     compile: bool = False  # the network, for this CPU
+    log_format: Literal["auto", "json", "console"] = "auto"
+    log_level: str = "info"
 
 
 class Configure(msgspec.Struct, frozen=True, tag=True):

@@ -102,6 +102,7 @@ class Supervisor:
         self._link: Link | None = None
         self._lost = asyncio.Event()
         self._cause: Cause | None = None
+        self._reason: str | None = None  # what an engine said of its own crash
         self._fatal: str | None = None
         self._closing = asyncio.Event()
         self._executing: list[Executing] = []  # several, where one starts before another is over
@@ -148,7 +149,7 @@ class Supervisor:
     async def _live(self) -> None:
         began = time.monotonic()
         self._lost.clear()
-        self._cause = None
+        self._cause = self._reason = None
         self._executing.clear()
         self._silent = self._stalled = 0.0
         try:
@@ -179,7 +180,8 @@ class Supervisor:
             return
         if self._cause is None:
             self._cause = Cause.KILLED if link.killed else Cause.CRASHED
-        log.error("engine lost", extra={"device": self.config.device, "cause": self._cause.value})
+        fields = {"device": self.config.device, "cause": self._cause.value, "reason": self._reason}
+        log.error("engine lost", extra={"fields": fields})
         suspects = tuple(sample for each in self._executing for sample in each.step.samples)
         self._listener.on_lost(self, suspects, self._cause)
 
@@ -205,7 +207,7 @@ class Supervisor:
         log.error(
             "engine on %s gives no sign of life: replacing it",
             self.config.device,
-            extra={"cause": cause.value},
+            extra={"fields": {"cause": cause.value}},
         )
         self._cause = cause
         link.kill()
@@ -221,13 +223,14 @@ class Supervisor:
         if isinstance(message, Ready):
             self.load_seconds = time.monotonic() - self._began
             self.ready = True
-            log.info("engine ready", extra={"device": self.config.device, "seconds": round(self.load_seconds, 3)})
+            fields = {"device": self.config.device, "seconds": round(self.load_seconds, 3)}
+            log.info("engine ready", extra={"fields": fields})
             self._listener.on_ready(self, message)
         elif isinstance(message, Fatal):
             self._fatal = message.reason
             self._cause = Cause.FATAL
         elif isinstance(message, Crashed):
-            self._cause = Cause.CRASHED
+            self._cause, self._reason = Cause.CRASHED, message.reason
         else:
             if isinstance(message, StepStarted):
                 self._executing.append(Executing(message))

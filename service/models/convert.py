@@ -9,7 +9,6 @@ diffusers has the same layers under names per resolution. This is the only place
 from __future__ import annotations
 
 import json
-import pickle
 import tempfile
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -136,10 +135,12 @@ def read_checkpoint(path: Path) -> State:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise FatalModelError(f"{path}: is missing.") from None
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # damaged pickles raise anything
         reason = str(error).strip().split("\n")[0]
         raise FatalModelError(f"{path}: is not a checkpoint of plain tensors ({reason}).") from None
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    ):
         raise FatalModelError(f"{path}: is not the state of a network (names and tensors).")
     return state
 
@@ -147,12 +148,12 @@ def read_checkpoint(path: Path) -> State:
 def unet_config(path: Path, state: State, layout: LayoutName | None = None) -> UNetConfig:
     """The network's configuration: the layout's, with as many classes as the state has."""
     first = state.get("input_blocks.0.0.weight")
-    if first is None or first.ndim != 4:
+    embedding = state.get("label_emb.weight")
+    if first is None or first.ndim != 4 or (embedding is not None and embedding.ndim != 2):
         raise FatalModelError(f"{path}: is not a UNet of openai/consistency_models (no `input_blocks.0.0.weight`).")
     layout = layout or _LAYOUT_OF_WIDTH.get(first.shape[0])
     if layout is None:
         raise FatalModelError(f"{path}: a UNet of width {first.shape[0]} is none of {', '.join(LAYOUTS)}.")
-    embedding = state.get("label_emb.weight")
     return msgspec.structs.replace(LAYOUTS[layout], num_class_embeds=None if embedding is None else embedding.shape[0])
 
 
@@ -206,7 +207,7 @@ def _renamed(name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tenso
     """New names inside one block. Attention's 1x1 convolutions `[C, C, 1]` become linear layers `[C, C]`."""
     part, _, kind = name.rpartition(".")
     if part == "qkv":
-        for new, chunk in zip(("to_q", "to_k", "to_v"), tensor.chunk(3), strict=True):
+        for new, chunk in zip(("to_q", "to_k", "to_v"), tensor.chunk(3), strict=False):
             yield f"{new}.{kind}", chunk.flatten(1) if kind == "weight" else chunk
     elif part == "proj_out":
         yield f"to_out.0.{kind}", tensor.flatten(1) if kind == "weight" else tensor

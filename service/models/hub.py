@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import sys
 from pathlib import Path
 
 from service.errors import FatalModelError
@@ -37,7 +39,11 @@ def fetch(hub_id: str, revision: str | None) -> Path:
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
+    logging.getLogger("huggingface_hub").handlers.clear()  # its lines come by ours, once
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     try:
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=WANTED_FILES))
     except GatedRepoError:

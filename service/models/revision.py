@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
+from service.cache import default_cache_dir, write_whole
 from service.errors import FatalModelError
 
 SETTLED_SECONDS = 2.0  # a file changed this lately may change again within one tick of its time stamp
@@ -36,17 +36,11 @@ def folder_revision(folder: Path, files: Sequence[Path]) -> str:
     return "sha256:" + total.hexdigest()
 
 
-def cache_folder() -> Path:
-    """The user's cache folder for the service (`$XDG_CACHE_HOME/onestep`, else `~/.cache/onestep`)."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path("~/.cache").expanduser()) / "onestep"
-
-
 def file_digest(path: Path) -> str:
     """Hex SHA-256 of the file, remembered on disk while its inode, size and time stamps stay the same."""
     try:
         identity = _identity(path)
-        memory = cache_folder() / "digests" / hashlib.sha256(os.fsencode(path.resolve())).hexdigest()
+        memory = default_cache_dir() / "digests" / hashlib.sha256(os.fsencode(path.resolve())).hexdigest()
         known = _recall(memory)
         if known is not None and known.identity == identity:
             return known.sha256
@@ -79,8 +73,6 @@ def _remember(memory: Path, digest: _Digest) -> None:
     """Stores the digest; without a writable cache folder every start hashes again."""
     try:
         memory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.NamedTemporaryFile(dir=memory.parent, delete=False) as file:
-            file.write(msgspec.json.encode(digest))
-        os.replace(file.name, memory)
+        write_whole(memory, msgspec.json.encode(digest))
     except OSError:
         return

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI, Request
+from prometheus_client import generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from service import errors
 from service.logs import JsonFormatter
+from service.metrics import EngineMetrics, Metrics
 from tests.api.apps import client_of_app, make_app
 
 READABLE = (
@@ -235,6 +237,21 @@ def test_a_probe_that_says_no_is_no_failed_request() -> None:
     with client_of_app(app) as client:
         client.get("/readyz")
         assert "onestep_request_failures_total{" not in client.get("/metrics").text
+
+
+@pytest.mark.parametrize("version", ["abc", "1.x.0"])
+def test_metrics_come_as_text_to_whoever_asks_for_what_there_is_not(version: str) -> None:
+    with client_of_app() as client:
+        answer = client.get("/metrics", headers={"Accept": f"application/openmetrics-text;version={version}"})
+    assert (answer.status_code, answer.headers["content-type"].split(";")[0]) == (200, "text/plain")
+
+
+def test_engines_that_were_never_lost_have_a_series() -> None:
+    """Prometheus sees no increase in one that begins with its first event."""
+    metrics = Metrics()
+    EngineMetrics(metrics)
+    text = generate_latest(metrics.registry).decode()
+    assert 'onestep_engine_restarts_total{reason="killed"} 0.0' in text
 
 
 def test_metrics_come_as_text_or_openmetrics() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import time
 from pathlib import Path
@@ -101,6 +102,9 @@ async def test_only_the_request_that_kills_the_engine_fails(start_server: StartS
     alone = await post_each(server, bodies)
     assert [images_of(a) for a in answers] == [images_of(a) for a in alone]
     assert await metric(server, "onestep_engine_restarts_total") == 2
+    lines = [json.loads(line) for line in server.log.read_text().splitlines()]  # the engine's own among them
+    lost = [(line["cause"], line["reason"]) for line in lines if line["message"] == "engine lost"]
+    assert lost == [("crashed", "RuntimeError: the fault seed was asked for")] * 2
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from pydantic import ValidationError
 from uvicorn.middleware.proxy_headers import _TrustedHosts
 
 from service.api.server import believed
+from service.cache import default_cache_dir, write_whole
 from service.settings import Settings, SettingsError, flag_of, load_settings, variable_of
 from service.units import parse_bytes, parse_list, parse_seconds
 
@@ -151,6 +153,29 @@ def test_the_cache_is_in_the_users_cache_folder(monkeypatch: pytest.MonkeyPatch,
     assert load_settings({}, {}).cache_dir == tmp_path / "onestep"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative/is/ignored")
     assert load_settings({}, {}).cache_dir == Path.home() / ".cache" / "onestep"
+
+
+def test_the_cache_of_a_user_without_a_home_is_temporary(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", nowhere)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert default_cache_dir().parent == Path(tempfile.gettempdir())
+
+
+def test_the_cache_may_be_named_from_home() -> None:
+    assert load_settings({"cache_dir": "~/x"}, {}).cache_dir == Path.home() / "x"
+
+
+def test_what_cannot_be_written_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    write_whole(tmp_path / "a", b"1")
+    write_whole(tmp_path / "a", b"2")
+    assert (tmp_path / "a").read_bytes() == b"2"
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        write_whole(tmp_path / "folder", b"3")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "folder"]
 
 
 def test_a_trailing_slash_of_the_prefix_is_dropped() -> None:

@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 import numpy as np
-import torch
 
 from service.diffusion.schedule import NoiseSchedule
-from service.diffusion.transfer import upload
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,8 +67,14 @@ def as_tensor(pixels: bytes, like: Tensor) -> Tensor:
     """uint8 pixels `[H, W, C]` as float32 `[1, C, H, W]` in [-1, 1]; shape and device are those of `like`."""
     _, channels, height, width = like.shape
     values = np.frombuffer(pixels, np.uint8).reshape(1, height, width, channels).transpose(0, 3, 1, 2)
-    scaled = np.ascontiguousarray(values, np.float32) / np.float32(127.5) - np.float32(1)
-    return upload(torch.from_numpy(scaled), like.device)
+    return beside(like, np.ascontiguousarray(values, np.float32) / np.float32(127.5) - np.float32(1))
+
+
+def beside(like: Tensor, values: np.ndarray) -> Tensor:
+    """An array as a tensor on the device of `like`, which is not waited for."""
+    from service.diffusion.transfer import upload_array  # here, for the HTTP process knows edits, too, and has no torch
+
+    return upload_array(values, like.device)
 
 
 def pulled_in(image: Tensor, centre: Tensor, dims: tuple[int, ...]) -> Tensor:

@@ -11,10 +11,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
 
-from service.diffusion.operators.base import Edit, Opening, as_tensor, pulled_in
-from service.diffusion.transfer import upload
+from service.diffusion.operators.base import Edit, Opening, as_tensor, beside, pulled_in
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +46,7 @@ class KnownLuma:
 
     def __init__(self, image: Tensor) -> None:
         self._luma = luma(image)
-        self._direction = upload(torch.tensor(LUMA).view(1, 3, 1, 1) / _LENGTH**2, image.device)
+        self._direction = beside(image, np.array(LUMA, np.float32).reshape(1, 3, 1, 1)) / _LENGTH**2
 
     def known_part(self) -> Tensor:
         """The image's part along the luma direction; the free part is 0."""

@@ -9,10 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from service.diffusion.operators.base import Edit, Opening, as_tensor
-from service.diffusion.transfer import upload
+from service.diffusion.operators.base import Edit, Opening, as_tensor, beside
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +30,7 @@ class Inpaint(Edit, frozen=True, tag="inpaint"):
         """Puts the known pixels back."""
         height, width = like.shape[-2:]
         mask = np.frombuffer(self.mask, np.uint8).reshape(1, 1, height, width) != 0
-        return KnownPixels(as_tensor(self.image, like), upload(torch.from_numpy(mask), like.device))
+        return KnownPixels(as_tensor(self.image, like), beside(like, mask))
 
 
 class KnownPixels:
