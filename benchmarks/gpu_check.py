@@ -29,6 +29,7 @@ from service.engine.loop import EngineLoop
 from service.engine.protocol import EngineConfig, Finished, FromEngine
 from service.engine.request import Sample, SizeTime
 from service.engine.runner import ModelRunner
+from service.engine.worker import settle
 from service.models.folder import load_info
 from service.models.info import ModelInfo
 from service.models.loader import load_unet
@@ -114,8 +115,7 @@ def engine(check: Check) -> None:
     if check.imagenet:
         tiny_model(check.place, "imagenet_like", **IMAGENET_64)
     check.info = load_info(check.place, "model")
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.allow_tf32 = False
+    settle(config_of(check))
     began = time.perf_counter()
     forward = build_forward(load_unet(check.info, check.device), check.info, check.device, torch.bfloat16)
     check.say("load", time.perf_counter() - began, "s")

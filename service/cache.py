@@ -10,8 +10,10 @@ __all__ = ["default_cache_dir", "write_whole"]
 
 
 def default_cache_dir() -> Path:
-    """`onestep` in the user's cache folder: `$XDG_CACHE_HOME`, else `~/.cache`; a user without a home has a folder in
-    that for temporary files."""
+    """`onestep` in the user's cache folder: `$XDG_CACHE_HOME`, else `~/.cache`.
+
+    A user without a home has a folder in that for temporary files.
+    """
     base = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(base):
         return Path(base) / "onestep"

@@ -170,8 +170,7 @@ def main(argv: list[str] | None = None) -> None:
         if not trainer.replayable or not args.device.startswith("cuda"):
             raise SystemExit("--graphs needs a GPU, and does not have distill, snap and adversarial")
         trainer.replay()
-    resumed = trainer.resume()
-    if not resumed and (weights := starting_weights(args)) is not None:
+    if not trainer.resume() and (weights := starting_weights(args)) is not None:
         trainer.start_from(weights)
     if args.within and trainer.fitted is None:
         fit(trainer, args.within)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,8 +11,3 @@ def upload(value: Tensor, device: torch.device | str) -> Tensor:
     if torch.device(device).type == "cuda":
         return value.pin_memory().to(device, non_blocking=True)
     return value.to(device)
-
-
-def upload_array(values: np.ndarray, device: torch.device | str) -> Tensor:
-    """The same of an array."""
-    return upload(torch.from_numpy(values), device)

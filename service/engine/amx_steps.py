@@ -77,10 +77,10 @@ def _run(table, count):
 
 
 @cache
-def runner() -> Callable[[int, int], int]:
+def runner() -> Callable[[int, int], None]:
     """Takes the address of steps `[count, 26]` of 64-bit integers, and their count; compiled now if it is not kept.
 
-    It gives the count again, or 0: what Numba compiles cannot raise, and ends where there is no room for an array.
+    It raises MemoryError where there is no room for an array.
 
     A step is its kind, then the arguments of that kind: those of `amx_kernels.convolve`, `amx_attention.attend`,
     `cpu_kernels.group_norm`; for a copy of float32 addresses of target and source, values of a run, and for four loops
@@ -88,4 +88,10 @@ def runner() -> Callable[[int, int], int]:
     `[rows, height, width, channels]` and the output, then these four. Addresses are numbers, a float32 the integer of
     its bits.
     """
-    return kept(int64(voidptr, int64), _run, amx, amx_attention, amx_calls, amx_kernels, cpu_kernels, vectors)
+    kernel = kept(int64(voidptr, int64), _run, amx, amx_attention, amx_calls, amx_kernels, cpu_kernels, vectors)
+
+    def run(steps: int, count: int) -> None:
+        if kernel(steps, count) != count:  # what Numba compiles cannot raise: it ends, and gives 0
+            raise MemoryError("no room for what a step computes in")
+
+    return run

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import struct
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from pickle import PickleError
 from types import ModuleType
 from typing import Any
 
@@ -15,6 +17,12 @@ from numba import cfunc, njit
 log = logging.getLogger(__name__)
 
 FORM: dict[str, Any] = {"fastmath": {"contract"}, "error_model": "numpy"}
+
+# What reading a kept kernel raises whose bits have changed: a pickle calls what its bytes say
+DAMAGE = (
+    *(ArithmeticError, AttributeError, EOFError, ImportError, LookupError, MemoryError, OSError),
+    *(PickleError, RuntimeError, TypeError, ValueError, struct.error),
+)
 
 compiled = njit(**FORM)
 """A function that kernels call, compiled with the first of them."""
@@ -31,7 +39,7 @@ def kept(signature: Any, function: Callable[..., Any], *parts: ModuleType) -> Ca
     try:
         function.__qualname__ = f"{function.__name__}_{_digest(parts)}"  # part of the name it is kept under
         kernel = compiling(cache=True)(function)
-    except Exception as error:  # nowhere to keep it, or what is damaged in whatever way: a pickle raises anything
+    except DAMAGE as error:  # nowhere to keep it, or nothing that can be used
         log.warning("compiling a kernel anew, as every start will: %s", error)
         kernel = compiling()(function)
     call: Callable[..., Any] = kernel.ctypes

@@ -9,6 +9,8 @@ diffusers has the same layers under names per resolution. This is the only place
 from __future__ import annotations
 
 import json
+import pickle
+import struct
 import tempfile
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -129,13 +131,20 @@ def published_scales(stem: str) -> int | None:
     return entry.num_train_timesteps if entry else None
 
 
+# What reading raises whose bytes are no checkpoint's, or have changed
+DAMAGE = (
+    *(ArithmeticError, AttributeError, EOFError, ImportError, LookupError, OSError),
+    *(pickle.PickleError, RuntimeError, TypeError, ValueError, struct.error),
+)
+
+
 def read_checkpoint(path: Path) -> State:
     """The tensors in a `.pt` file."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise FatalModelError(f"{path}: is missing.") from None
-    except Exception as error:  # damaged pickles raise anything
+    except DAMAGE as error:
         reason = str(error).strip().split("\n")[0]
         raise FatalModelError(f"{path}: is not a checkpoint of plain tensors ({reason}).") from None
     if not isinstance(state, dict) or not all(

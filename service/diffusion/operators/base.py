@@ -72,9 +72,11 @@ def as_tensor(pixels: bytes, like: Tensor) -> Tensor:
 
 def beside(like: Tensor, values: np.ndarray) -> Tensor:
     """An array as a tensor on the device of `like`, which is not waited for."""
-    from service.diffusion.transfer import upload_array  # here, for the HTTP process knows edits, too, and has no torch
+    import torch  # here, for the HTTP process knows edits, too, and has no torch
 
-    return upload_array(values, like.device)
+    from service.diffusion.transfer import upload
+
+    return upload(torch.from_numpy(values), like.device)
 
 
 def pulled_in(image: Tensor, centre: Tensor, dims: tuple[int, ...]) -> Tensor:
