@@ -52,7 +52,10 @@ class _Watch(TorchDispatchMode):
             return args[0]
         if name not in MADE:
             result = func(*args, **given)
-            if not _places(result) or not _places(result) <= _places((args, given)):  # else it is a view, or several
+            read, made = _places((args, given)), _places(result)
+            if not made <= read or (
+                read and not made
+            ):  # else it is a view, or several, or has nothing to do with values
                 raise UnknownStepError(name)
             return result
         form = func(*tree_map_only(Tensor, _formal, args), **given)

@@ -153,6 +153,12 @@ def test_what_has_no_step_is_named(body: Callable[[Tensor], Tensor], name: str) 
         Programs(body)((noise(1, 4, 5, 6),))
 
 
+def in_a_scope(x: Tensor) -> Tensor:
+    """As the profile of a network has its layers: that is an operator of no tensors."""
+    with torch.profiler.record_function("scope"):
+        return x[:, :, ::2]
+
+
 @with_tiles
 @pytest.mark.parametrize(
     "body",
@@ -161,6 +167,7 @@ def test_what_has_no_step_is_named(body: Callable[[Tensor], Tensor], name: str) 
         nn.Upsample(scale_factor=2),
         lambda x: torch.cat([x, x[:, 1:]], 1),
         lambda x: x[:, :, ::2, ::2].contiguous(),
+        lambda x: in_a_scope(x).contiguous(),
     ],
 )
 def test_what_is_between_layers_has_steps(body: Callable[[Tensor], Tensor]) -> None:
