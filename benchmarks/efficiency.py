@@ -18,13 +18,14 @@ from statistics import median
 from types import TracebackType
 from typing import Any
 
+from benchmarks.peers.models import IMAGENET, folder_of
 from benchmarks.serving import Service
 from service.bench.conditions import look, machine
 from service.bench.load import run_closed
 from service.bench.sweep import clients_for
 from service.bench.workloads import make_workload
 
-WARM_UP = 6.0  # seconds; longer than the longest request takes, so that as much work ends in the window as begins
+MODELS = Path(__file__).resolve().parents[1] / "out" / "compare"  # made ones, as `benchmarks.compare` has them
 
 
 class Alone:
@@ -61,18 +62,22 @@ class Alone:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="bundled")
+    parser.add_argument("--model", default="bundled", help=f"or {IMAGENET}: its layout with random weights")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--compile", action="store_true", help="the network compiled, on both sides; needs g++")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each side in each round")
+    parser.add_argument(
+        "--warm-up", type=float, default=6.0, help="longer than the longest request: as much work ends as begins"
+    )
     parser.add_argument("--clients", type=int, help="default: by the largest batch")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
 
     rounds: list[dict[str, Any]] = []
-    flags = ["--model", args.model, "--device", args.device, "--dtype", args.dtype]
+    model = str(folder_of(IMAGENET, MODELS)[0]) if args.model == IMAGENET else args.model
+    flags = ["--model", model, "--device", args.device, "--dtype", args.dtype]
     flags += ["--compile"] if args.compile else []
     with Service(*flags) as service, Alone(*flags) as alone:
         served = look(service.url)
@@ -80,7 +85,7 @@ def main() -> None:
         clients = args.clients or clients_for(workload, served.largest_batch)
         print(f"{served.describe()}; alone the best size is {alone.sizes['best']}; {clients} clients")
         for _ in range(args.rounds):
-            found = run_closed(service.url, workload, clients, args.seconds, WARM_UP, server_pid=service.pid)
+            found = run_closed(service.url, workload, clients, args.seconds, args.warm_up, server_pid=service.pid)
             forward = alone.image_steps_per_second(args.seconds)
             steps = max(found.image_steps_per_second * args.seconds, 1)
             cpu = {

@@ -3,7 +3,7 @@
     python -m benchmarks.scheduling [--seconds 1000] [--json FILE]
 
 A forward takes as long as was measured for its size; nothing else takes time, and nothing is random but the arrivals
-and what is asked for. Request by request: one row to each waiting request in turn. First come: in order of arrival,
+and what clients send. Request by request: one row to each waiting request in turn. First come: in order of arrival,
 rows that are free going to who comes next. A minute of a processor, and the same figures on every machine.
 """
 

@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from types import FrameType
 
 from service import __version__
@@ -27,10 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"onestep {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_serve(commands, chosen="serve" in arguments[:1])
-    if find_spec("service.generate") is not None:
-        from service.generate import add_parsers as add_generate
+    from service.generate import add_parsers as add_generate
 
-        add_generate(commands)
+    add_generate(commands)
     from service.bench.command import add_parsers as add_bench
 
     add_bench(commands)

@@ -25,5 +25,5 @@ class ExitCode(IntEnum):
     MODEL = 4, "A model can never be served: its files are missing, wrong or damaged."
     ENGINE = 5, "The engine died more often than `engine_restarts` allows."
     DRAIN_TIMEOUT = 6, "`drain_timeout` passed before everything accepted was answered."
-    FORCED = 7, "A second SIGTERM or SIGINT ended the service at once."
+    FORCED = 7, "Interrupted; for `serve`: a second SIGTERM or SIGINT ended it at once."
     REMOTE = 8, "`generate --server` and `bench`: the server did not answer, or could not do it."

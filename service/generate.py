@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from service.errors import FatalModelError, InvalidRequest, ServiceError
+from service.errors import FatalModelError, InferenceFailed, InvalidRequest, ServiceError
 from service.exits import ExitCode
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ ENGINE_SETTINGS = (
     "batch_invariant",
     "compile",
 )
-MAX_SEED = 2**53 - 1
 
 
 def add_parsers(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -41,7 +40,9 @@ def add_parsers(subparsers: argparse._SubParsersAction[argparse.ArgumentParser])
         "An interrupted run goes on where it was when the same command is given again. "
         f"The engine's settings come from the variables ONESTEP_{{{','.join(s.upper() for s in ENGINE_SETTINGS)}}}.",
     )
-    parser.add_argument("--model", default=None, metavar="PLACE", help="folder, hub id or short name; default: bundled")
+    parser.add_argument(
+        "--model", metavar="PLACE", help="folder, hub id or short name (default: ONESTEP_MODEL, else bundled)"
+    )
     parser.add_argument("--count", "-n", type=int, default=1, metavar="N", help="how many images (default: 1)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the first image (default: 0)")
     parser.add_argument(
@@ -81,7 +82,10 @@ def run_generate(args: argparse.Namespace) -> int:
         info = next(iter(load_infos(settings.model).values()))
         plan = _plan(args, info)
         return _run(args, plan, settings)
-    except (SettingsError, InvalidRequest, ServiceError) as error:
+    except InferenceFailed as error:
+        print(f"onestep generate: {error}", file=sys.stderr)
+        return ExitCode.FAULT
+    except (SettingsError, ServiceError) as error:
         where = f"{error.loc[-1]}: " if isinstance(error, InvalidRequest) else ""
         print(f"onestep generate: {where}{error}", file=sys.stderr)
         return ExitCode.USAGE
@@ -99,6 +103,7 @@ def run_generate(args: argparse.Namespace) -> int:
 def _plan(args: argparse.Namespace, info: ModelInfo) -> Plan:
     """The run as the server would plan it. Raises InvalidRequest."""
     from service.api.planning import Plan, resolve_timesteps
+    from service.engine.request import MAX_SEED
 
     if not 1 <= args.count <= MAX_SEED or not 0 <= args.seed <= MAX_SEED - args.count + 1:
         raise InvalidRequest("count and seed must leave all seeds within 0 .. 2^53 - 1", loc=("seed",), code="range")
@@ -115,14 +120,13 @@ def _plan(args: argparse.Namespace, info: ModelInfo) -> Plan:
 
 
 def _samples(args: argparse.Namespace, info: ModelInfo, sigmas: tuple[float, ...]) -> Iterator[Sample]:
+    from service.api.planning import any_class
     from service.engine.request import Sample
-    from service.models.classes import ClassTable, class_of_seed
+    from service.models.classes import ClassTable
 
     label = ClassTable(info).from_url(args.class_label)
     for seed in range(args.seed, args.seed + args.count):
-        chosen = label
-        if chosen is None and info.num_classes is not None:
-            chosen = class_of_seed(seed, info.num_classes)
+        chosen = any_class(info, seed) if label is None else label
         yield Sample(
             id=0, request=0, client="", model=info.name, seed=seed, class_label=chosen, sigmas=sigmas, pixels="uint8"
         )

@@ -23,15 +23,15 @@ from service.client import (
     QuotaExceeded,
 )
 from service.diffusion.schedule import NoiseSchedule
+from service.engine.request import MAX_SEED
 from service.exits import ExitCode
 from service.models.classes import class_of_seed
 from service.npz import OtherRun, ResumableNpz, Run
 from service.resumed import Expected, file_name, is_made
 from service.settings import variable_of
 
-__all__ = ["MAX_SEED", "run_remote"]
+__all__ = ["run_remote"]
 
-MAX_SEED: Final = 2**53 - 1
 BATCH: Final = 16  # images a request; fewer where the service's own limit is lower
 
 

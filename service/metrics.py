@@ -35,7 +35,8 @@ def geometric(first: float, ratio: float, count: int) -> tuple[float, ...]:
 
 
 LATENCY = geometric(0.005, 2, 17)  # 5 ms .. 328 s: a request, waiting included
-SHORT = geometric(0.0005, 2, 16)  # 0.5 ms .. 16 s: one step, encoding, one answer of a probe
+SHORT = geometric(0.0005, 2, 16)  # 0.5 ms .. 16 s: one step, encoding
+ANSWER = geometric(0.0005, 2, 21)  # 0.5 ms .. 524 s: from one of a probe to one that waited for long
 ROWS = geometric(1, 2, 13)  # 1 .. 4096
 
 
@@ -104,7 +105,7 @@ class Metrics:
         self.http_request_duration = self._histogram(
             "http_request_duration_seconds",
             "From a request's head to the end of its answer.",
-            SHORT,
+            ANSWER,
             "handler",
         )
 

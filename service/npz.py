@@ -16,6 +16,8 @@ import msgspec
 import numpy as np
 from numpy.lib import format as npy
 
+from service.cache import write_whole
+
 
 class Run(msgspec.Struct, frozen=True):
     """What decides the images; a run is resumed only by an equal one."""
@@ -33,7 +35,7 @@ class OtherRun(Exception):
 
 
 class ResumableNpz:
-    """Images written in any order, each once; `done` tells which are there."""
+    """Images written in any order, each once; `missing` tells which are not there."""
 
     def __init__(self, target: Path, run: Run, shape: tuple[int, int, int]) -> None:
         self._target = target
@@ -51,7 +53,7 @@ class ResumableNpz:
             if msgspec.json.decode(note.read_bytes(), type=Run) != run:
                 raise OtherRun(f"{self._folder} holds images of another run; remove it or choose another file")
         else:
-            note.write_bytes(msgspec.json.format(msgspec.json.encode(run)))
+            write_whole(note, msgspec.json.format(msgspec.json.encode(run)))
 
     def missing(self) -> list[int]:
         """Indices of the images that are not there yet."""

@@ -1,6 +1,6 @@
 """Every setting of the service: one name, one default, one plain sentence.
 
-The sentence feeds `onestep serve --help`, the README and the error. Each is a flag (`--max-queue-time`) and a
+The sentence feeds `onestep serve --help` and the README. Each is a flag (`--max-queue-time`) and a
 variable (`ONESTEP_MAX_QUEUE_TIME`); a flag wins. Durations are in seconds (`90`, `1.5m`), sizes in bytes
 (`10MiB`), lists are separated by commas. What is unknown or wrong stops the start with a sentence.
 """
@@ -53,8 +53,8 @@ class Settings(BaseModel):
     model: str = Field(
         "bundled",
         min_length=1,
-        description="What to serve: a folder, a hub id or a bundled name; several separated by commas, the "
-        "first is the default; name=place sets the served name.",
+        description="What to serve: a folder, a hub id or a name that `onestep models` lists; several separated by "
+        "commas, the first is the default; name=place sets the served name.",
     )
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     port: Port = Field(8000, description="Port to listen on; 0 takes a free one.")

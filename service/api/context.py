@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import msgspec
@@ -58,5 +57,5 @@ class Origin(msgspec.Struct, frozen=True):
 
 
 def origin_of(request: Request) -> Origin:
-    """Call it first: the deadline counts from here, the reading of the body included."""
-    return Origin(request.state.request_id, client_of(request), time.monotonic())
+    """The deadline counts from the request's head, the reading of the body included."""
+    return Origin(request.state.request_id, client_of(request), request.state.arrived)

@@ -21,6 +21,7 @@ router = APIRouter(include_in_schema=False)
 
 METHODS = ["GET", "HEAD"]
 
+# `blob:` for pictures that a script has fetched, `data:` for those that came inside JSON.
 PAGE_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

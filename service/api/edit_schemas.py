@@ -72,7 +72,11 @@ class StrokeRequest(EditRequest):
 
     num_inference_steps: Annotated[
         StrictInt,
-        Field(ge=1, description="Evenly spaced steps from the first level on.", json_schema_extra=no_default),
+        Field(
+            ge=1,
+            description="Evenly spaced steps from the first level on; left out, 4, or as many as are left.",
+            json_schema_extra=no_default,
+        ),
     ] = 1
     strength: Annotated[
         float,

@@ -1,8 +1,8 @@
 """Turns finished pixels into files: PNG, JPEG, WebP, a contact sheet of several.
 
-Everything here is pure and blocking; `service.api.rendering` runs it in threads. The same pixels, metadata,
-format and quality give the same bytes, alone or in a batch, as long as the libraries of `encoder_versions` do
-not change.
+Everything here is pure and blocking; what takes longer than a millisecond `service.api.rendering` runs in threads.
+The same pixels, metadata, format and quality give the same bytes, alone or in a batch, as long as the libraries of
+`encoder_versions` do not change.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.api.middleware.frame import new_request_id
-from service.api.problems import MEDIA_TYPE, TYPE_PREFIX
+from service.api.problems import MEDIA_TYPE, PROBLEMS, TYPE_PREFIX
 
 __all__ = ["BoundedHttpProtocol"]
 
@@ -103,13 +103,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _end_excess(self) -> None:
         if self._in_head or not self.cycle.response_started:
-            self._refuse(431, "head-too-large", f"The head of a request has at most {MAX_HEAD} bytes here.")
+            self._refuse("head-too-large", f"The head of a request has at most {MAX_HEAD} bytes here.")
         else:
             self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
         """Called by uvicorn for what its parser does not understand."""
-        self._refuse(400, "bad-request", "This is not an HTTP/1.1 request.")
+        self._refuse("bad-request", "This is not an HTTP/1.1 request.")
 
     def _unsupported_upgrade_warning(self) -> None:
         log.debug("an upgrade was asked for and not made")
@@ -129,11 +129,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if not self.transport.is_closing():
             self.transport.close()
 
-    def _refuse(self, status: int, slug: str, detail: str) -> None:
+    def _refuse(self, slug: str, detail: str) -> None:
+        status, title = PROBLEMS[slug]
         request_id = new_request_id()
         document: dict[str, Any] = {
             "type": TYPE_PREFIX + slug,
-            "title": STATUS_LINE[status][13:-2].decode(),
+            "title": title,
             "status": status,
             "detail": detail,
             "request_id": request_id,

@@ -33,18 +33,18 @@ FIELD_ERROR: Final[dict[str, Any]] = {
 
 PROBLEM: Final[dict[str, Any]] = {
     "type": "object",
-    "required": ["type", "title", "status", "detail", "instance", "request_id"],
+    "required": ["type", "title", "status", "detail", "request_id"],
     "properties": {
         "type": {"type": "string", "enum": [TYPE_PREFIX + slug for slug in PROBLEMS]},
         "title": {"type": "string"},
         "status": {"type": "integer"},
         "detail": {"type": "string"},
-        "instance": {"type": "string", "description": "The path of the request."},
+        "instance": {"type": "string", "description": "The path of the request, if one was understood."},
         "request_id": {"type": "string"},
         "errors": {"type": "array", "items": {"$ref": "#/components/schemas/FieldError"}},
         "error": {
             "type": "object",
-            "description": "On `/v1/models` only: the same for OpenAI's clients.",
+            "description": "At `/v1/models` and unserved paths below `/v1/`: the same for OpenAI's clients.",
         },
     },
     "example": {

@@ -88,10 +88,22 @@ def example_of(slug: str, path: str) -> dict[str, Any]:
         "request_id": REQUEST_ID,
     }
     if slug == "invalid-request":
-        field = ["body", "batch_size"] if path.startswith(("/v1/generate", "/v1/edits")) else ["query", "steps"]
-        field = ["body", "n"] if path in IMAGE_PATHS else field
-        document["errors"] = [{"loc": field, "code": "batch_size_too_large", "message": DETAILS[slug]}]
+        *loc, code, message = _wrong_field(path)
+        document |= {"detail": message, "errors": [{"loc": loc, "code": code, "message": message}]}
     return document
+
+
+def _wrong_field(path: str) -> tuple[str, str, str, str]:
+    """Where something could be wrong, the name of the field, code and message."""
+    if path in IMAGE_PATHS:
+        return "body", "n", "batch_size_too_large", DETAILS["invalid-request"]
+    if path == "/v1/interpolate":
+        return "body", "frames", "frames_too_large", DETAILS["invalid-request"]
+    if path.startswith("/v1/images/"):
+        return "query", "steps", "steps_out_of_range", "Should be from 1 to 40 for this model."
+    if path.startswith("/v1/models"):
+        return "query", "x", "unknown_parameter", "Unknown parameter"
+    return "body", "batch_size", "batch_size_too_large", DETAILS["invalid-request"]
 
 
 def add_refusals(path: str, method: str, operation: dict[str, Any], *, with_keys: bool) -> None:

@@ -14,6 +14,8 @@ from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from service.api.context import context_of
+from service.api.docs_page import PAGE_POLICY
+from service.api.etag import matches
 from service.api.problems import ProblemError
 
 __all__ = ["router"]
@@ -22,12 +24,6 @@ router = APIRouter(include_in_schema=False)
 
 METHODS = ["GET", "HEAD"]
 MEDIA_TYPES: Final = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-
-# `blob:` for pictures that a script has fetched, `data:` for those that came inside JSON.
-POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 
 
 class _Asset(msgspec.Struct, frozen=True):
@@ -63,7 +59,7 @@ async def page(request: Request) -> Response:
         shell = shell.replace('data-shown="yes"', 'data-shown="no"')
     if settings.api_keys:
         shell = shell.replace('data-keys="no"', 'data-keys="yes"')
-    return HTMLResponse(shell, headers={"Content-Security-Policy": POLICY, "Cache-Control": "no-cache"})
+    return HTMLResponse(shell, headers={"Content-Security-Policy": PAGE_POLICY, "Cache-Control": "no-cache"})
 
 
 @router.api_route("/static/{name}", methods=METHODS)
@@ -73,6 +69,6 @@ async def asset(request: Request, name: str) -> Response:
     if found is None:
         raise ProblemError("not-found", "The page has no such file.")
     headers = {"Cache-Control": "no-cache", "ETag": found.etag}
-    if found.etag in request.headers.get("If-None-Match", ""):
+    if matches(request.headers.get("If-None-Match"), found.etag):
         return Response(status_code=304, headers=headers)
     return Response(found.content, media_type=found.media_type, headers=headers)

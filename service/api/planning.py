@@ -12,9 +12,9 @@ import msgspec
 from service.api.encoding import MAX_SIDE, effective_quality, sheet_columns
 from service.api.latents import read_latents
 from service.api.negotiation import AnswerForm, Choice, OutputFormat
-from service.api.schemas import MAX_SEED, GenerateRequest, ImageRequest, SeededRequest, all_of
+from service.api.schemas import GenerateRequest, ImageRequest, SeededRequest, all_of
 from service.api.served import ServedModel
-from service.engine.request import Sample
+from service.engine.request import MAX_SEED, Sample
 from service.errors import InvalidRequest, OutOfReach, ServiceError
 from service.models.classes import class_of_seed
 from service.models.info import ModelInfo

@@ -68,6 +68,7 @@ PROBLEMS: Final[dict[str, tuple[int, str]]] = {
     "unsupported-media-type": (415, "Unsupported media type"),
     "invalid-request": (422, "Invalid request"),
     "quota-exceeded": (429, "Quota exceeded"),
+    "head-too-large": (431, "Head too large"),
     "internal-error": (500, "Internal error"),
     "inference-failed": (500, "Inference failed"),
     "unavailable": (503, "Unavailable"),

@@ -8,13 +8,13 @@ from typing import Final
 
 from starlette.requests import Request
 
+from service.api.schemas import all_of
 from service.errors import InvalidRequest
 
 __all__ = ["query_integer", "query_integers", "read_query"]
 
 _INTEGER: Final = re.compile(r"[0-9]{1,16}", re.ASCII)
 _MAX_ITEMS: Final = 4096
-_MAX_ERRORS: Final = 16
 
 
 def read_query(request: Request, *allowed: str) -> dict[str, str]:
@@ -28,8 +28,7 @@ def read_query(request: Request, *allowed: str) -> dict[str, str]:
             wrong.append(InvalidRequest("Given twice", loc=("query", name), code="repeated_parameter"))
         found[name] = value
     if wrong:
-        first, *others = wrong[:_MAX_ERRORS]
-        raise InvalidRequest(first.message, loc=first.loc, code=first.code, others=tuple(others))
+        raise all_of(wrong)
     return found
 
 

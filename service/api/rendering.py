@@ -74,7 +74,7 @@ class Rendered(msgspec.Struct, frozen=True):
 
 
 class Renderer:
-    """A few threads that encode."""
+    """A few threads that encode; what takes less than a millisecond is encoded at once."""
 
     def __init__(self) -> None:
         self._workers = max(2, min(4, os.cpu_count() or 2))

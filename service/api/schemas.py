@@ -23,10 +23,10 @@ from pydantic.json_schema import SkipJsonSchema, WithJsonSchema
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from service.api.negotiation import OutputFormat
+from service.engine.request import MAX_SEED
 from service.errors import InvalidRequest
 
 __all__ = [
-    "MAX_SEED",
     "GenerateRequest",
     "ImageRequest",
     "Seed",
@@ -37,7 +37,6 @@ __all__ = [
     "shown",
 ]
 
-MAX_SEED: Final = 2**53 - 1  # the largest integer that JavaScript keeps exact
 _MAX_ITEMS: Final = 4096  # of any list; a longer one is refused before its items cost anything
 _MAX_ERRORS: Final = 16  # shown in one answer
 

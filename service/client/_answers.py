@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -28,6 +28,7 @@ __all__ = [
     "Step",
     "Timings",
     "decode",
+    "etag_of",
     "open_image",
 ]
 
@@ -170,7 +171,18 @@ def decode(body: bytes | str, kind: type[T]) -> T:
 
 
 def open_image(data: bytes) -> Image.Image:
-    """A picture from its file, read to the end."""
-    with Image.open(io.BytesIO(data)) as image:
-        image.load()
-        return image.copy()
+    """A picture from its file, read to the end. Raises InvalidAnswer."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            return image.copy()
+    except OSError as error:
+        raise InvalidAnswer(f"the answer is no picture: {error}") from None
+
+
+def etag_of(headers: Mapping[str, str]) -> str:
+    """Raises InvalidAnswer without one."""
+    try:
+        return headers["etag"]
+    except KeyError:
+        raise InvalidAnswer("the answer has no ETag") from None

@@ -6,14 +6,13 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Self
+from typing import Self, Unpack
 
 import httpx
 from PIL import Image
-from typing_extensions import Unpack
 
 from service.client import _operations as operations
-from service.client._answers import Event, Generation, Model, ModelList, decode, open_image
+from service.client._answers import Event, Generation, Model, ModelList, decode, etag_of, open_image
 from service.client._errors import ConnectionFailed, error_of_answer
 from service.client._events import EventReader
 from service.client._operations import (
@@ -111,7 +110,7 @@ class Client:
     def image_etag(self, model: str, class_label: int | str, seed: int, **fields: Unpack[ImageFields]) -> str:
         """The ETag of an image, without making it: equal ETags, equal bytes."""
         operation = operations.get_image(model, class_label, seed, fields, method="HEAD")
-        return (self._open(operation, "*/*", stream=False)).headers["etag"]
+        return etag_of(self._open(operation, "*/*", stream=False).headers)
 
     def image_url(self, model: str, class_label: int | str, seed: int, **fields: Unpack[ImageFields]) -> str:
         """The URL of an image. Asks nobody."""

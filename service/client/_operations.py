@@ -6,12 +6,11 @@ import io
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from urllib.parse import quote
 
 import msgspec
 from PIL import Image
-from typing_extensions import TypedDict
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,6 +15,7 @@ __all__ = ["DEFAULT_RETRIES", "Retries"]
 # What may be over the next time. A 504 is the request's own deadline, a 500 a fault that would come again.
 STATUSES: Final = frozenset({408, 429, 502, 503})
 DEADLY: Final = "engine-lost"  # the request itself kills engines
+QUOTA: Final = "quota-exceeded"  # without `Retry-After` it asks for more than it is ever allowed
 LOST: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.RemoteProtocolError, httpx.ReadError)
 
 
@@ -33,6 +34,8 @@ class Retries:
     def after_refusal(self, attempt: int, error: ApiError) -> float | None:
         """Seconds until try `attempt + 1`; None when there is none. `attempt` counts from 0."""
         if error.status not in STATUSES or error.slug == DEADLY:
+            return None
+        if error.slug == QUOTA and error.retry_after is None:
             return None
         return self._wait(attempt, error.retry_after)
 

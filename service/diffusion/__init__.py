@@ -1,1 +1,1 @@
-"""The mathematics of consistency models. `schedule` imports no torch; the rest does."""
+"""The mathematics of consistency models. `schedule` and `operators` import no torch; the rest does."""

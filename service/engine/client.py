@@ -70,7 +70,7 @@ class EngineClient(Protocol):
     def submit(self, samples: Sequence[Sample]) -> Submission:
         """Accepts one request (ids and `request` are filled in here), or refuses it at once.
 
-        Raises `Overloaded`, `QuotaExceeded`, `NotReady`, `Draining`, `EngineLost`, or `InvalidRequest`
+        Raises `Overloaded`, `QuotaExceeded`, `NotReady`, `Draining`, `EngineLost`, or `OutOfReach`
         (a deadline that even an idle engine could not meet).
         """
 

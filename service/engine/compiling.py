@@ -21,7 +21,7 @@ from service.engine.unet import UNetBody
 from service.models.info import ModelInfo
 from service.models.loader import load_unet
 
-MOST_ROWS = 8  # more than a part of a batch ever has
+MOST_ROWS = 8  # the most that a part of a batch has
 # Freezing folds weights into oneDNN's fused operators; otherwise the number of threads would be this process' own.
 OPTIONS = {"freezing": True, "cpp.dynamic_threads": True}
 

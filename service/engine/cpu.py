@@ -25,7 +25,7 @@ RETRIED_EVERY = 64  # forwards that could have a team: then the slower of two wa
 
 
 class CpuNetwork:
-    """A network on the CPU, as `service.diffusion.denoiser.Network`.
+    """A network on the CPU, as `service.engine.network.Network`.
 
     Parts of one to eight rows run side by side, one thread each: those of one call, and whatever else was started.
     When there are fewer rows than free cores, a row may have a team of threads. Only admitted ways are used, so the

@@ -1,6 +1,6 @@
 """Runs a network on a GPU: one graph for each batch size, nothing read back while a step is under way.
 
-Everything that talks to CUDA is in `Recorder` and `SideStream`; the rest is plain bookkeeping over tensors.
+What talks to CUDA is in `GraphRecorder`, `SideStream` and `CudaNetwork`; the rest is plain bookkeeping over tensors.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Buckets:
         self._recorded = {size: self._recorded[size] for size in sizes}
 
     def run(self, x: Tensor, prepared: Sequence[Tensor]) -> Tensor:
-        """Model output for as many rows as one of the sizes; the result is the caller's own."""
+        """Model output for `x` `[B, C, H, W]`, `B` one of the sizes (else KeyError); the caller's own."""
         replay, output = self._recorded[len(x)]
         for place, value in zip(self._inputs, (x, *prepared), strict=True):
             place[: len(x)].copy_(value)

@@ -184,7 +184,8 @@ class ProjectedForward:
         if off <= self._same:
             self.plan = f"projected, {name}" + ", one call" * (self.programs is not None)
         else:
-            log.warning("%s runs unpacked: packed, its output is off by %g", info.name, off)
+            if off < float("inf"):
+                log.warning("%s runs unpacked: packed, its output is off by %g", info.name, off)
             self._embedding_dtype = self._dtype
             self.programs = None
             for (parent, name), child in originals.items():

@@ -104,11 +104,6 @@ class ProcessLink:
         self._process = process
         self._transport = transport
 
-    @property
-    def pid(self) -> int:
-        """Process id of the engine."""
-        return self._process.pid
-
     @classmethod
     async def connect(cls, on_message: OnMessage, on_lost: OnLost) -> ProcessLink:
         """Spawns an engine; it waits for `Configure`. Raises OSError when there is no room for one."""

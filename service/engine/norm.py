@@ -40,12 +40,11 @@ class RowGroupNorm(nn.Module):
         """SiLU of the above."""
         return self.normalised(x, silu=True)
 
-    def modulated(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        """SiLU of the above times `1 + scale` plus `shift`, both `[B, C]`, parts of one tensor."""
-        return self.normalised(x, silu=True, modulation=(scale, shift))
-
     def normalised(self, x: Tensor, *, silu: bool, modulation: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """Any of these for `x` `[B, C, H, W]`: all that another way to compute it has to replace."""
+        """Any of these for `x` `[B, C, H, W]`: all that another way to compute it has to replace.
+
+        `modulation` is a scale and a shift `[B, C]`, parts of one tensor: the norm times `1 + scale` plus `shift`.
+        """
         weight, bias = self.weight, self.bias
         if modulation is not None:
             scale, shift = (part[:, :, None, None] for part in modulation)

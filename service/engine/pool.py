@@ -107,11 +107,6 @@ class EnginePool:
             return None
         return "the engine is being replaced" if self._status else "the model is loading"
 
-    @property
-    def engine_pids(self) -> list[int]:
-        """Process ids of the engines that live now."""
-        return [engine.pid for engine in self._engines if engine.pid is not None]
-
     def submit(self, samples: Sequence[Sample]) -> Job:
         """Accepts one request, or refuses it at once; see `EngineClient.submit`."""
         self._check_open(samples[0].model)

@@ -33,7 +33,6 @@ from service.engine.quick_import import import_diffusers_quickly
 from service.errors import FatalModelError
 from service.logs import configure_logging
 
-EXIT_FATAL = 78  # EX_CONFIG: the model can never be served; do not try again
 NICENESS = 5  # the HTTP process stays responsive on a busy machine
 FAULT_SEED = "_ONESTEP_FAULT_SEED"  # test hook: a sample of this seed crashes the engine when it steps
 _PR_SET_PDEATHSIG = 1
@@ -68,7 +67,7 @@ class Channel:
 
 
 def main(fd: int) -> int:
-    """Serves until the socket closes; the exit code is 0, `EXIT_FATAL`, or 1 for a crash."""
+    """Serves until the socket closes; the exit code is 0, or 1 for a crash and a model that can never be served."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     die_with_parent()
@@ -89,7 +88,7 @@ def main(fd: int) -> int:
         run_engine(configure, inbox, channel.send, None if fault_seed is None else int(fault_seed))
     except FatalModelError as error:
         channel.send(Fatal(str(error)))
-        return EXIT_FATAL
+        return 1
     except Exception as error:
         logging.getLogger(__name__).exception("the engine crashed")
         channel.send(Crashed(f"{type(error).__name__}: {error}"))

@@ -23,7 +23,7 @@ class EngineConfig(msgspec.Struct, frozen=True):
 
     device: str  # "cpu", "cuda:0"; "auto" is the first GPU, else the CPU
     dtype: str  # "float32", "bfloat16", "float16"; "auto" is float32 on the CPU, bfloat16 on a GPU
-    threads: int  # CPU threads of one forward
+    threads: int  # of an engine on a CPU: cores it may use
     max_batch_size: int
     max_step_time: float  # seconds
     batch_invariant: bool

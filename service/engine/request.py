@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 from service.diffusion.operators import AnyEdit
 
 Pixels = Literal["uint8", "float32"]
+
+MAX_SEED: Final = 2**53 - 1  # the largest integer that JavaScript keeps exact
 
 
 class Sample(msgspec.Struct, kw_only=True):
@@ -18,7 +20,7 @@ class Sample(msgspec.Struct, kw_only=True):
     request: int  # samples of one request share it
     client: str  # whom to be fair to
     model: str
-    seed: int  # 0 .. 2**53 - 1
+    seed: int  # 0 .. MAX_SEED
     class_label: int | None  # None only on an unconditional model
     sigmas: tuple[float, ...]  # in order of visit, float64
     pixels: Pixels = "uint8"

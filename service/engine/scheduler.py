@@ -184,10 +184,6 @@ class Scheduler:
                 self.abort(sample.id)
         return finished
 
-    def step_index(self, sample: Sample) -> int:
-        """How many steps of a sample are done."""
-        return len(sample.sigmas) - self._steps_left[sample.id]
-
     def expired(self, now: float) -> list[Sample]:
         """Samples whose deadline is not after `now`; the caller aborts them."""
         return [self._samples[sample] for sample in self._deadlines.passed(now)]

@@ -111,11 +111,6 @@ class Supervisor:
         self._restarts: deque[float] = deque()
         self.outstanding = 0  # image-steps the listener has sent here; without any the engine may idle
 
-    @property
-    def pid(self) -> int | None:
-        """Process id of the engine that lives now; None for a thread."""
-        return getattr(self._link, "pid", None)
-
     def send(self, message: ToEngine) -> None:
         """To the engine, if it lives; else nothing: `on_ready` is the time to send again."""
         if self._link is not None and self.ready:

@@ -66,7 +66,7 @@ class Vectors:
         """x / (1 + exp(-x))."""
         builder = self.builder
         below = self.fma(*self.exp(builder.fneg(x)), _all(1.0))
-        guess = self._reciprocal(below)  # to 14 digits; Newton's step doubles them
+        guess = self._reciprocal(below)  # to 14 bits; Newton's step doubles them
         return builder.fmul(x, builder.fmul(guess, self.fma(builder.fneg(below), guess, _all(2.0))))
 
     def everywhere(self, value):

@@ -31,7 +31,7 @@ def add_parsers(subparsers: argparse._SubParsersAction[argparse.ArgumentParser])
     convert.add_argument("folder", type=Path, metavar="OUT_FOLDER", help="the folder to make; must not exist")
     convert.add_argument(
         "--layout",
-        choices=["imagenet64", "lsun256", "test"],
+        choices=["imagenet64", "lsun256"],
         help="the network's layout (default: known from the checkpoint's width)",
     )
     convert.add_argument(
@@ -136,6 +136,9 @@ def run_convert(args: argparse.Namespace) -> int:
     except FatalModelError as error:
         print(f"onestep convert: {error}", file=sys.stderr)
         return ExitCode.MODEL
+    except OSError as error:
+        print(f"onestep convert: {error.filename or args.folder}: {error.strerror}", file=sys.stderr)
+        return ExitCode.USAGE
     kind = "unconditional" if info.num_classes is None else f"{info.num_classes} classes"
     print(f"{args.folder}: {info.image_size} px, {kind}, {info.schedule.num_train_timesteps} train steps.")
     print(f"Serve it with: onestep serve --model {args.folder}")

@@ -103,7 +103,8 @@ def convert_checkpoint(
     """Writes the model in `checkpoint` as a diffusers folder, loads that once as proof, and describes it.
 
     `layout` is known from the state's width, `num_train_timesteps` from the names of the published files,
-    unless given. Raises FatalModelError with the reason; then nothing is left behind.
+    unless given. Raises FatalModelError with the reason, OSError where it cannot
+    write; then nothing is left behind.
     """
     if folder.exists():
         raise FatalModelError(f"{folder}: exists already.")

@@ -15,6 +15,7 @@ export class Problem extends Error {
   /** Whether the same request may succeed a little later. */
   get passes() {
     if (this.slug === "engine-lost") return false; // it was tried several times there, and killed the engine each time
+    if (this.slug === "quota-exceeded" && this.retryAfter === null) return false; // more than is ever allowed
     return [429, 502, 503, 504].includes(this.status) || this.slug === UNREACHABLE;
   }
 }
@@ -79,7 +80,7 @@ export async function* stream(path, options) {
       if (line.startsWith("event: ")) name = line.slice(7);
       if (!line.startsWith("data: ")) continue;
       const data = JSON.parse(line.slice(6));
-      if (name === "error") throw problemOf(data, data.status, data.retry_after ?? null);
+      if (name === "error") throw problemOf(data, data.status);
       ended = name === "done";
       yield [name, data];
     }

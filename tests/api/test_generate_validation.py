@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.api.schemas import MAX_SEED
+from service.engine.request import MAX_SEED
 from tests.api.conftest import MakeStand, Stand
 from tests.api.counting_engine import model_info
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.api.etag import matches
-from service.api.schemas import MAX_SEED
+from service.engine.request import MAX_SEED
 from service.errors import EngineLost, OutOfReach, Overloaded
 from service.models.classes import class_of_seed
 from tests.api.conftest import MakeStand, Stand

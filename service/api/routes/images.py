@@ -16,7 +16,7 @@ from service.api.generation import NO_TIME, Run, image_headers, observed, server
 from service.api.negotiation import IMAGE_TYPES, AnswerForm, OutputFormat
 from service.api.planning import Plan, any_class, plan_image, resolve_timesteps
 from service.api.query import query_integer, query_integers, read_query
-from service.api.schemas import MAX_SEED
+from service.engine.request import MAX_SEED
 from service.errors import InvalidRequest, NotReady
 
 __all__ = ["router"]
@@ -189,7 +189,7 @@ def _etag(context: Context, plan: Plan) -> str:
     """Raises `NotReady` until the model was ready for the first time: what decides the bytes is not known."""
     status = context.engine.status(plan.model.name)
     if status is None:
-        raise NotReady(context.engine.not_ready_reason or "The model is not ready yet.")
+        raise NotReady(context.engine.not_ready_reason or "The model is not ready yet.", retry_after=5)
     return image_etag(plan, status.fingerprint)
 
 

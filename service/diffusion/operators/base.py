@@ -71,7 +71,7 @@ def as_tensor(pixels: bytes, like: Tensor) -> Tensor:
 
 
 def beside(like: Tensor, values: np.ndarray) -> Tensor:
-    """An array as a tensor on the device of `like`, which is not waited for."""
+    """An array as a tensor of its shape and dtype on the device of `like`, which is not waited for."""
     import torch  # here, for the HTTP process knows edits, too, and has no torch
 
     from service.diffusion.transfer import upload
