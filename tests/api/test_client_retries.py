@@ -16,6 +16,7 @@ from service.client import (
     InvalidRequest,
     NotFound,
     Queued,
+    QuotaExceeded,
     Retries,
     Unavailable,
 )
@@ -83,6 +84,7 @@ def test_without_retry_after_the_wait_doubles(waits: list[float]) -> None:
     [
         (refusal(503, "overloaded", **{"Retry-After": "61"}), Unavailable),  # longer than anyone would wait
         (refusal(503, "engine-lost"), Unavailable),  # the request itself kills engines
+        (refusal(429, "quota-exceeded"), QuotaExceeded),  # more than is ever allowed
         (refusal(504, "deadline-exceeded"), DeadlineExceeded),
         (refusal(500, "inference-failed"), ApiError),
         (refusal(422, "invalid-request"), InvalidRequest),
@@ -99,6 +101,15 @@ def test_not_worth_another_try(answer: httpx.Response | Exception, error: type[E
     with pytest.raises(error):
         client.models()
     assert (len(script.requests), waits) == (1, [])
+
+
+def test_a_page_is_no_picture() -> None:
+    """As a proxy may send: neither its bytes nor its headers are a picture's."""
+    client, _ = scripted(httpx.Response(200, text="<html>"), httpx.Response(200, text="<html>"))
+    with pytest.raises(InvalidAnswer, match="no picture"):
+        client.image("tiny", "any", 3)
+    with pytest.raises(InvalidAnswer, match="no ETag"):
+        client.image_etag("tiny", "any", 3)
 
 
 def test_a_date_is_a_retry_after_too(waits: list[float]) -> None:

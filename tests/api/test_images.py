@@ -260,6 +260,7 @@ async def test_not_ready_yet(stand: Stand) -> None:
             response = await client.request(method, URL, headers={"if-none-match": "*"})
             assert response.status_code == 503
             assert response.headers["cache-control"] == "no-store"
+            assert response.headers["retry-after"] == "5"
         assert (await client.get(URL)).json()["type"].endswith("/not-ready")
 
 

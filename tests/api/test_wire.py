@@ -11,6 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from service.api.openapi import PROBLEM
+from service.api.problems import PROBLEMS
 from tests.api.wire import JSON_HEAD, Toy, Wire, toy_server
 
 MAX_BODY = 6 * 2**20
@@ -204,6 +206,9 @@ def test_a_head_cannot_grow_without_end(toy: Toy) -> None:
         wire.send(b"GET /livez HTTP/1.1\r\nHost: t\r\nX: " + b"a" * 80_000)
         answer = wire.answer()
         assert (answer.status, answer.problem) == (431, "head-too-large")
+        document = json.loads(answer.body)
+        assert set(PROBLEM["required"]) <= set(document)
+        assert (document["status"], document["title"]) == PROBLEMS["head-too-large"]
         assert wire.closed_within(3)
 
 

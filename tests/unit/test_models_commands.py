@@ -87,6 +87,14 @@ def test_convert_refuses_with_the_reason(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_convert_says_where_it_cannot_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (file := tmp_path / "file").touch()
+    torch.save(OriginalUNet([32, 64], 2, {1}, 8, True, 4).state_dict(), tmp_path / "mine.pt")
+    words = ("convert", str(tmp_path / "mine.pt"), str(file / "out"), "--num-train-timesteps", "151")
+    assert run(*words) == ExitCode.USAGE
+    assert f"onestep convert: {file}" in capsys.readouterr().err
+
+
 def test_registering_the_commands_imports_nothing_heavy() -> None:
     code = (
         "import argparse, sys; from service.models.commands import add_parsers;"
