@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from types import FrameType
 
 from service import __version__
@@ -37,12 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_models(commands)
     args = parser.parse_args(arguments)
     try:
-        return int(args.run(args))
+        code = int(args.run(args))
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         return ExitCode.FORCED
-    except BrokenPipeError:  # the reader of our output has left
-        sys.stderr.close()
-        return ExitCode.FAULT
+    except BrokenPipeError:  # the reader of our output has left, and had what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
 
 
 def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser], *, chosen: bool) -> None:
@@ -53,7 +56,8 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser], *,
         allow_abbrev=False,
     )
     if chosen:
-        signal.signal(signal.SIGTERM, _leave)  # until the server has its own: as PID 1 the default does nothing
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _leave)  # until the server has its own: as PID 1 SIGTERM's default does nothing
         from service.serve import add_flags, run
 
         add_flags(serve)
@@ -62,8 +66,9 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser], *,
 
 def _leave(number: int, frame: FrameType | None) -> None:
     # at once: what a start waits for, a download's threads for example, would be waited for on the way out as well
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(OSError, RuntimeError):  # a signal amid a write, a reader that has left
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(ExitCode.OK)
 
 

@@ -105,7 +105,9 @@ def _plan(args: argparse.Namespace, info: ModelInfo) -> Plan:
     from service.api.planning import Plan, resolve_timesteps
     from service.engine.request import MAX_SEED
 
-    if not 1 <= args.count <= MAX_SEED or not 0 <= args.seed <= MAX_SEED - args.count + 1:
+    if args.count < 1:
+        raise InvalidRequest("must be 1 or more", loc=("count",), code="range")
+    if args.count > MAX_SEED or not 0 <= args.seed <= MAX_SEED - args.count + 1:
         raise InvalidRequest("count and seed must leave all seeds within 0 .. 2^53 - 1", loc=("seed",), code="range")
     given = None
     if args.timesteps is not None:
@@ -169,8 +171,9 @@ def _to_folder(folder: Path, plan: Plan, settings: Settings) -> int:
 
 
 def _to_npz(args: argparse.Namespace, plan: Plan, settings: Settings) -> int:
-    from service.npz import ResumableNpz, Run
+    from service.npz import ResumableNpz, Run, refuse_folder
 
+    refuse_folder(args.npz)
     args.npz.parent.mkdir(parents=True, exist_ok=True)
     engine = _engine(plan, settings)
     run = Run(

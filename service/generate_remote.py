@@ -40,7 +40,10 @@ def run_remote(args: argparse.Namespace) -> int:
     key = os.environ.get(variable_of("api_keys"), "").split(",")[0].strip()
     try:
         with Client(args.server, api_key=key or None) as client:
-            model = client.models()[0] if args.model is None else client.model(args.model)
+            models = client.models() if args.model is None else (client.model(args.model),)
+            if not models:
+                return _refuse("the server serves no model", ExitCode.REMOTE)
+            model = models[0]
             if args.npz is None:
                 return _to_folder(args, client, model)
             return _to_npz(args, client, model)
@@ -61,7 +64,9 @@ def _refuse(reason: object, code: ExitCode) -> ExitCode:
 
 def _fields(args: argparse.Namespace, model: Model) -> dict[str, Any]:
     """The request's fields, its seeds aside. Raises ValueError."""
-    if not 1 <= args.count <= MAX_SEED or not 0 <= args.seed <= MAX_SEED - args.count + 1:
+    if args.count < 1:
+        raise ValueError("count: must be 1 or more")
+    if args.count > MAX_SEED or not 0 <= args.seed <= MAX_SEED - args.count + 1:
         raise ValueError("count and seed must leave all seeds within 0 .. 2^53 - 1")
     fields: dict[str, Any] = {"model": model.id}
     if args.class_label != "any":

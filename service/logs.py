@@ -22,7 +22,7 @@ request_id_var: ContextVar[str | None] = ContextVar("request_id", default=None)
 MAX_TEXT: Final = 2000  # characters of one message
 
 # Loggers of libraries that say at "info" what the access log or our own lines say already.
-QUIET: Final = ("uvicorn", "uvicorn.error", "httpx", "httpcore", "httpx2", "httpcore2", "asyncio")
+QUIET: Final = ("uvicorn", "uvicorn.error", "httpx", "httpcore", "httpx2", "httpcore2", "asyncio", "numba")
 
 
 class JsonFormatter(logging.Formatter):

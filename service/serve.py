@@ -10,6 +10,7 @@ import socket
 import sys
 import types
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_origin
@@ -82,7 +83,20 @@ def run(args: argparse.Namespace, environ: Mapping[str, str] | None = None) -> i
     except SettingsError as error:
         return _refuse(str(error), ExitCode.USAGE)
     configure_logging(settings.log_format, settings.log_level)
+    if not settings.api_keys and variable_of("api_keys") in (os.environ if environ is None else environ):
+        log.warning("%s is set and empty: whoever reaches this service may use it", variable_of("api_keys"))
+    _raise_open_files()
     return _serve(settings)
+
+
+def _raise_open_files() -> None:
+    """As many connections as the system allows, where the soft limit is a shell's."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # macOS says that there is no limit, and has one
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    log.debug("open files: %d of %d", soft, hard)
 
 
 def _serve(settings: Settings) -> int:

@@ -67,7 +67,7 @@ class Settings(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Number type of the network; auto is float32 on the CPU and bfloat16 on CUDA."
     )
-    threads: int = Field(0, ge=0, description="Cores an engine on the CPU uses; 0 is every usable one.")
+    threads: int = Field(0, ge=0, le=1024, description="Cores an engine on the CPU uses; 0 is every usable one.")
     compile: bool = Field(
         False,
         description="Compile the network for this CPU at the first start, which takes minutes and a C++ compiler; kept "

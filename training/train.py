@@ -172,6 +172,8 @@ def main(argv: list[str] | None = None) -> None:
         trainer.replay()
     if not trainer.resume() and (weights := starting_weights(args)) is not None:
         trainer.start_from(weights)
+    if args.images and trainer.fitted is not None:
+        trainer.set_length(args.images)
     if args.within and trainer.fitted is None:
         fit(trainer, args.within)
     print(json.dumps({"phase": args.phase, "from": trainer.images, "to": trainer.phase.images}), flush=True)

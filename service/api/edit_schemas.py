@@ -85,7 +85,8 @@ class StrokeRequest(EditRequest):
             le=1,
             allow_inf_nan=False,
             description="How much is made anew: the run starts at grid index `round((1 - strength) * "
-            "(num_train_timesteps - 1))`. Explicit `timesteps` say where it starts themselves.",
+            "(num_train_timesteps - 1))`. Explicit `timesteps` say where it starts themselves. Left out, 0.6.",
+            json_schema_extra=no_default,
         ),
     ] = 0.6
 

@@ -19,18 +19,28 @@ log = logging.getLogger(__name__)
 MAX_HEAD: Final = 64 * 1024  # bytes of request line, headers and trailers
 FRAMING: Final = 8  # more of them for each byte of the body: what chunks of single bytes take
 HEAD_TIMEOUT: Final = 30.0  # seconds from the connection, or from the first byte of a later request
+MAX_PIPELINE: Final = 64  # requests of one connection that wait behind one that is not answered
+CLOSE: Final = (b"connection", b"close")
+BODY: Final = (b"content-length", b"transfer-encoding")
 STALLED: Final = 300.0  # seconds in which a client takes nothing of its answer, and the buffer to it is full
+
+
+class EnoughError(Exception):
+    """Ends the parsing of what else has been read."""
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
     """A head may neither grow without end nor trickle in for ever, and an answer may not wait for ever.
 
     Nor may what frames a chunked body, or trails it, grow without end. Trailers are dropped: nobody wants them.
+    Nothing is upgraded: what asks for it is answered, and is the last that its connection is read for, for the parser
+    takes what follows for another protocol's.
     """
 
     stalled = STALLED
 
     _in_head = True
+    _upgrade = False  # has been asked for
     _under_way = False  # a request has begun and has not ended
     _excess = 0  # bytes of it, less those that its body accounts for
     _read = 0  # bytes that are being parsed, while no request has begun in them
@@ -61,6 +71,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A request begins."""
+        if len(self.pipeline) >= MAX_PIPELINE:
+            self.transport.abort()
+            raise EnoughError
         self._in_head = self._under_way = True
         self._excess, self._read = self._read, 0  # of one that begins behind another the rest of a read is not counted
         super().on_message_begin()
@@ -73,7 +86,23 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Its head is whole."""
         self._in_head = False
+        self._upgrade = self.parser.should_upgrade()
+        if self._upgrade:
+            self._refuse_body()
+            self.headers.append(CLOSE)
         super().on_headers_complete()
+        if self._upgrade:
+            self.cycle.keep_alive = False
+
+    def _refuse_body(self) -> None:
+        """Nobody could tell it from a request of its own: the parser has stopped at the head."""
+        if not any(name in BODY and value != b"0" for name, value in self.headers):
+            return
+        if self.cycle is None or self.cycle.response_complete:
+            self._refuse("bad-request", "A request with a body cannot ask for another protocol (Upgrade).")
+        else:
+            self.transport.abort()
+        raise EnoughError
 
     def on_body(self, body: bytes) -> None:
         """A piece of its body."""
@@ -87,6 +116,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Feeds the parser, then looks whether a request is still under way, and what came of it that is no body."""
+        if self._upgrade:
+            return
         if self._under_way:
             self._excess += len(data)
         else:
@@ -94,6 +125,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().data_received(data)
         if not self._in_head:
             self._disarm()
+            # a line between requests ended uvicorn's wait for the next one: it is that one's beginning
+            idle = self.cycle is not None and self.cycle.response_complete and self.timeout_keep_alive_task is None
+            self._in_head = not self._under_way and idle
         if self.transport.is_closing():
             return
         if self._under_way and self._excess > MAX_HEAD:
@@ -109,6 +143,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Called by uvicorn for what its parser does not understand."""
+        if self.transport.is_closing():
+            return
         self._refuse("bad-request", "This is not an HTTP/1.1 request.")
 
     def _unsupported_upgrade_warning(self) -> None:

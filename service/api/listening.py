@@ -21,6 +21,6 @@ def listen(host: str, port: int) -> socket.socket:
             dual = host == "::" and socket.has_dualstack_ipv6()
             return socket.create_server((host, port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=dual)
         return socket.create_server((host, port), backlog=BACKLOG)
-    except OSError as error:
-        reason = str(error.strerror or error).partition(" (while")[0]  # Python adds the address
+    except (OSError, TypeError, UnicodeError) as error:  # the latter for names that no host can have
+        reason = str(getattr(error, "strerror", None) or error).partition(" (while")[0]  # Python adds the address
         raise CannotListen(f"cannot listen on {host} port {port}: {reason}") from None

@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, 
 from pydantic_core import PydanticCustomError
 
 from service.api.edit_schemas import InpaintRequest
-from service.api.schemas import GenerateRequest, ImageRequest, all_of, parse_body
+from service.api.schemas import GenerateRequest, ImageRequest, all_of, no_default, parse_body
 from service.errors import InvalidRequest
 
 __all__ = ["ImageEditsRequest", "ImagesRequest", "OpenAIRequest", "own_request", "parse_openai", "renamed"]
@@ -48,7 +48,14 @@ class _OpenAIFields(BaseModel):
     prompt: Annotated[
         StrictStr, Field(max_length=512, description="A class name or index; empty, and each image's seed decides.")
     ]
-    n: Annotated[StrictInt, Field(ge=1, description="How many images; `batch_size` by its OpenAI name.")] = 1
+    n: Annotated[
+        StrictInt,
+        Field(
+            ge=1,
+            description="How many images, `batch_size` by its OpenAI name; left out, 1.",
+            json_schema_extra=no_default,
+        ),
+    ] = 1
     size: Annotated[
         StrictStr,
         Field(max_length=32, description="`auto`, or the size of the model's pictures such as `64x64`."),
@@ -62,12 +69,23 @@ class _OpenAIFields(BaseModel):
         Field(description="`auto`, or 1 to 100 for `jpeg` and `webp`."),
     ] = "auto"
     output_compression: Annotated[
-        StrictInt, Field(ge=1, le=100, description="OpenAI's name for a `quality` of 1 to 100.")
+        StrictInt,
+        Field(
+            ge=0,
+            le=100,
+            description="OpenAI's name for a `quality`, of which 1 is the least; left out, 100.",
+            json_schema_extra=no_default,
+        ),
     ] = 100
     stream: Annotated[StrictBool, Field(description="Answer with server-sent events.")] = False
     partial_images: Annotated[
         StrictInt,
-        Field(ge=0, le=64, description="With `stream`: previews of each image, spread evenly before its last step."),
+        Field(
+            ge=0,
+            le=64,
+            description="With `stream`: previews of each image, spread evenly before its last step; left out, none.",
+            json_schema_extra=no_default,
+        ),
     ] = 0
     background: Annotated[Literal["auto", "opaque"], Field(description="Pictures are opaque.")] = "auto"
     moderation: Annotated[Literal["auto", "low"], Field(description="Has no effect.")] = "auto"
@@ -136,7 +154,7 @@ def own_request(body: OpenAIRequest, kind: type[ImageRequest]) -> dict[str, Any]
     if body.quality == "auto":
         own.pop("quality", None)
     if "output_compression" in given:
-        own["quality"] = body.output_compression
+        own["quality"] = max(1, body.output_compression)
     if "n" in given:
         own["batch_size"] = body.n
     if body.prompt.strip():

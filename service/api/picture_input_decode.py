@@ -32,6 +32,13 @@ FAINT: Final = 16  # alpha under which a smaller picture's colour is noise
 SHADES: Final = (51 * np.indices((6, 6, 6)).reshape(1, 3, -1).swapaxes(1, 2)).astype(np.uint8)  # a few of all
 HALF: Final = 128  # luma from which a mask counts as white, alpha from which a pixel counts as there
 
+MAX_SCANS: Final = 100  # of a JPEG; a progressive one has about ten
+START_OF_SCAN: Final = 0xDA
+END_OF_IMAGE: Final = 0xD9
+FILL: Final = 0xFF
+ALONE: Final = 0x01  # markers up to it, and the restarts, have no segment
+RESTARTS: Final = range(0xD0, 0xD9)
+
 _BROKEN: Final = Refusal("image_broken", "The file is damaged or cut short.")
 
 
@@ -62,6 +69,7 @@ def _decode(order: Order) -> Picture:
         raise _Refused("mask_missing", "Needed, as the image has no transparency that could say what to repaint.")
     if order.use == "transparency" and not has_alpha:
         raise _Refused("mask_opaque", "Should have transparent pixels where the image is to be repainted.")
+    grey = image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I")
     profile = image.info.get("icc_profile")
     image = _upright(_plain(image, has_alpha))
     small = bool(order.small_side) and image.size == (order.small_side, order.small_side)
@@ -69,7 +77,7 @@ def _decode(order: Order) -> Picture:
     mask = b"" if order.use == "picture" else _mask(_fitted(image, side, order.fit, for_mask=True), order.use)
     if order.use in ("mask", "transparency"):
         return Picture(side, mask=mask)
-    image = _standard_colours(_fitted(image, side, order.fit), profile)
+    image = _standard_colours(_fitted(image, side, order.fit), profile, grey=grey)
     if order.use == "cutout":
         # where hardly anything was there before it was made smaller, no colour is left that could be kept
         faint = image.getchannel("A").tobytes()
@@ -89,10 +97,29 @@ def _open(data: bytes) -> Image.Image:
         raise _Refused(
             "image_too_large", f"Should have at most {MAX_PIXELS} pixels, and at most {MAX_SIDE} on each side."
         )
+    if image.format in ("JPEG", "MPO") and _scans(data) > MAX_SCANS:
+        raise _Refused("image_scans", f"Should be a JPEG of at most {MAX_SCANS} scans.")
     # Phones put several pictures into one JPEG (MPO); its first is the photograph.
     if image.format in ("PNG", "WEBP") and getattr(image, "n_frames", 1) != 1:
         raise _Refused("image_animated", "Should be one picture, not an animation.")
     return image
+
+
+def _scans(data: bytes) -> int:
+    """How often a JPEG's pixels are gone over: each time costs all of them, and a few bytes say so."""
+    count, place = 0, 2
+    while 0 <= (place := data.find(b"\xff", place)) < len(data) - 3:
+        marker = data[place + 1]
+        if marker == END_OF_IMAGE:
+            break
+        count += marker == START_OF_SCAN
+        if marker == FILL:
+            place += 1
+        elif marker <= ALONE or marker in RESTARTS:
+            place += 2
+        else:
+            place += 2 + int.from_bytes(data[place + 2 : place + 4])
+    return count
 
 
 def _scale_key(image: Image.Image) -> None:
@@ -174,11 +201,14 @@ def _fitted(image: Image.Image, side: int, fit: Fit, *, for_mask: bool = False) 
     return square
 
 
-def _standard_colours(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """In sRGB, from the picture's own colour profile; a profile that does not fit it is passed over."""
+def _standard_colours(image: Image.Image, profile: bytes | None, *, grey: bool) -> Image.Image:
+    """In sRGB, from the picture's own colour profile; a profile that does not fit it is passed over.
+
+    `grey`: the file's pixels are, though beside their alpha they are colours here.
+    """
     if profile:
         try:
-            turned = _turned(image, ImageCms.ImageCmsProfile(io.BytesIO(profile)))
+            turned = _turned(image, ImageCms.ImageCmsProfile(io.BytesIO(profile)), grey=grey)
         except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
             pass
         else:
@@ -188,10 +218,10 @@ def _standard_colours(image: Image.Image, profile: bytes | None) -> Image.Image:
     return image if image.mode in ("RGB", "RGBA") else image.convert("RGB")
 
 
-def _turned(image: Image.Image, source: ImageCms.ImageCmsProfile) -> Image.Image:
+def _turned(image: Image.Image, source: ImageCms.ImageCmsProfile, *, grey: bool) -> Image.Image:
     """RGB, without alpha. What is as good as sRGB, whatever its name, changes nothing: it would only round."""
     opaque = image
-    if source.profile.xcolor_space.strip() == "GRAY":
+    if grey and source.profile.xcolor_space.strip() == "GRAY":
         opaque = image.convert("L")
     elif image.mode == "RGBA":
         opaque = image.convert("RGB")

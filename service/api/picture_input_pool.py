@@ -16,6 +16,8 @@ import msgspec
 
 from service.api.picture_input import UNKNOWN, UNREADABLE, Order, Picture, Refusal, format_of
 from service.api.picture_input_worker import LENGTH
+from service.environment import without_secrets
+from service.errors import Unavailable
 
 __all__ = ["PicturePool"]
 
@@ -42,7 +44,7 @@ class PicturePool:
         return [worker.pid for worker in self._all]
 
     async def read(self, order: Order) -> Picture | Refusal:
-        """The picture that an order asks for, or why there is none."""
+        """The picture that an order asks for, or why there is none. Raises `Unavailable`."""
         if format_of(order.data) is None:
             return UNKNOWN
         async with self._places:
@@ -71,7 +73,10 @@ class PicturePool:
         return answer
 
     async def _start(self) -> _Worker:
-        worker = await _Worker.start(self._memory)
+        try:
+            worker = await _Worker.start(self._memory)
+        except OSError as error:  # no descriptors, no processes, no memory
+            raise Unavailable("no process for a picture can be started", retry_after=1) from error
         self._all.add(worker)
         return worker
 
@@ -104,7 +109,7 @@ class _Worker:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,  # what decoders say of a hostile file is no log entry
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
+            env={**without_secrets(os.environ), "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
         )
         return cls(process)
 

@@ -65,7 +65,7 @@ def _kind(value: object) -> str | None:
 
 
 def no_default(schema: dict[str, Any]) -> None:
-    """Leaves out the default of a field that has none of its own: null would be refused."""
+    """Leaves out the default of a field that may not be sent whenever it may be left out, or that would be null."""
     schema.pop("default", None)
 
 
@@ -114,7 +114,9 @@ _SeedOrSeeds = Annotated[
 class _Seeds(BaseModel):
     """How many images, and their seeds."""
 
-    batch_size: Annotated[StrictInt, Field(ge=1, description="Images to make.")] = 1
+    batch_size: Annotated[
+        StrictInt, Field(ge=1, description="Images to make; left out, 1.", json_schema_extra=no_default)
+    ] = 1
     seed: Annotated[
         _SeedOrSeeds,
         Field(
@@ -145,7 +147,12 @@ class ImageRequest(BaseModel):
         ),
     ] = None
     num_inference_steps: Annotated[
-        StrictInt, Field(ge=1, description="Evenly spaced steps, as diffusers spaces them.")
+        StrictInt,
+        Field(
+            ge=1,
+            description="Evenly spaced steps, as diffusers spaces them; left out, 1.",
+            json_schema_extra=no_default,
+        ),
     ] = 1
     steps: Annotated[
         _Count | _Unset,
@@ -157,14 +164,22 @@ class ImageRequest(BaseModel):
         BeforeValidator(_not_too_long),
         Field(description="Explicit steps: strictly descending indices into the training grid, e.g. `[22, 0]`."),
     ] = None
-    output_format: Annotated[OutputFormat, Field(description="Encoding of each image.")] = "png"
+    output_format: Annotated[
+        OutputFormat,
+        Field(description="Encoding of each image; left out, `png`.", json_schema_extra=no_default),
+    ] = "png"
     quality: Annotated[
         Annotated[StrictInt, Field(ge=1, le=100)] | _Unset,
         _NotNull,
         Field(description="Of `jpeg` and `webp` only.", json_schema_extra=no_default),
     ] = None
     callback_steps: Annotated[
-        StrictInt, Field(ge=1, description="With an event stream: a preview every so many steps.")
+        StrictInt,
+        Field(
+            ge=1,
+            description="With an event stream: a preview every so many steps; left out, 1.",
+            json_schema_extra=no_default,
+        ),
     ] = 1
     timeout: Annotated[
         Annotated[float, Field(gt=0, allow_inf_nan=False)] | _Unset,

@@ -48,6 +48,12 @@ def believed(places: tuple[str, ...]) -> list[str]:
     return [*places, *mapped]
 
 
+def _address(listening: socket.socket) -> str:
+    """As a URL."""
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 class _Listener(uvicorn.Server):
     """uvicorn's accept loop and connections; start, signals and end are ours."""
 
@@ -129,9 +135,9 @@ class Server:
         await self._listener.open(self._listening)
         if self._metrics and self._metrics_listener:
             await self._metrics_listener.open(self._metrics[1])
-        host, port = self._listening.getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
-        log.info("onestep %s listens on http://%s:%s%s", __version__, shown, port, self._settings.root_path)
+        log.info("onestep %s listens on %s%s", __version__, _address(self._listening), self._settings.root_path)
+        if self._metrics:
+            log.info("metrics are on %s/metrics", _address(self._metrics[1]))
         gc.collect()
         gc.freeze()  # what was imported stays; later collections need not look at it
         try:

@@ -64,7 +64,9 @@ def run_bench(args: argparse.Namespace) -> int:
     key = os.environ.get(variable_of("api_keys"), "").split(",")[0].strip() or None
     if args.pid is not None and find_spec("psutil") is None:
         return _refuse("--pid needs psutil: pip install 'onestep[bench]'", ExitCode.USAGE)
-    if args.json is not None and not os.access(args.json if args.json.exists() else args.json.parent, os.W_OK):
+    if args.pid is not None and not _lives(args.pid):
+        return _refuse(f"--pid: there is no process {args.pid}", ExitCode.USAGE)
+    if args.json is not None and (args.json.is_dir() or not _may_write(args.json)):
         return _refuse(f"--json: {args.json} cannot be written", ExitCode.USAGE)
     try:
         served = look(args.url, key, args.model, args.classes or None)
@@ -84,13 +86,15 @@ def _measure(args: argparse.Namespace, key: str | None, served: Served) -> int:
     print(f"{args.url}: {served.describe()}", flush=True)
     results: list[dict[str, Any]] = []
     answered = True
-    for name in names:
-        workload = make_workload(name, classes=served.classes, model=args.model, seed=args.seed)
-        found = _one_workload(args, workload, served, options)
-        answered = answered and any(result["ok"] for result in found)
-        results += found
-    if args.json is not None:
-        _write(args, served, results)
+    try:
+        for name in names:
+            workload = make_workload(name, classes=served.classes, model=args.model, seed=args.seed)
+            found = _one_workload(args, workload, served, options)
+            answered = answered and any(result["ok"] for result in found)
+            results += found
+    finally:  # what was measured until an interruption is kept
+        if args.json is not None and results:
+            _write(args, served, results)
     if not answered:
         return _refuse("no request was answered rightly", ExitCode.REMOTE)
     return ExitCode.OK
@@ -116,7 +120,20 @@ def _write(args: argparse.Namespace, served: Served, results: list[dict[str, Any
 
     asked = {"timeout": args.timeout, "seed": args.seed, "load": args.load}
     report = {"generator": machine(), "served": served.entry, "asked": asked, "results": results}
-    args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    try:
+        args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        print(f"onestep bench: --json: {args.json}: {error.strerror}", file=sys.stderr)
+
+
+def _may_write(path: Path) -> bool:
+    return os.access(path if path.exists() else path.parent, os.W_OK)
+
+
+def _lives(pid: int) -> bool:
+    from service.bench.cpu import cpu_of_tree
+
+    return cpu_of_tree(pid) is not None
 
 
 def _refuse(reason: object, code: ExitCode) -> ExitCode:

@@ -126,7 +126,7 @@ class AsyncClient:
         """Whether the service can take work now. Never tries twice."""
         try:
             return (await self._http.get("/readyz")).is_success
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise ConnectionFailed(str(error) or type(error).__name__) from error
 
     def _request(self, operation: Operation, accept: str) -> httpx.Request:
@@ -151,7 +151,7 @@ class AsyncClient:
                 if response.is_success:
                     return response
                 await response.aread()
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 wait = self._retries.after_failure(attempt, error)
                 if wait is None:
                     raise ConnectionFailed(str(error) or type(error).__name__) from error
@@ -179,7 +179,7 @@ class AsyncClient:
                 event = reader.feed(line)
                 if event is not None:
                     yield event
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise ConnectionFailed(str(error) or type(error).__name__) from error
         if not reader.complete:
             raise ConnectionFailed(BROKE_OFF)

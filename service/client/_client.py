@@ -128,7 +128,7 @@ class Client:
         """Whether the service can take work now. Never tries twice."""
         try:
             return self._http.get("/readyz").is_success
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise ConnectionFailed(str(error) or type(error).__name__) from error
 
     def _request(self, operation: Operation, accept: str) -> httpx.Request:
@@ -153,7 +153,7 @@ class Client:
                 if response.is_success:
                     return response
                 response.read()
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 wait = self._retries.after_failure(attempt, error)
                 if wait is None:
                     raise ConnectionFailed(str(error) or type(error).__name__) from error
@@ -181,7 +181,7 @@ class Client:
                 event = reader.feed(line)
                 if event is not None:
                     yield event
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise ConnectionFailed(str(error) or type(error).__name__) from error
         if not reader.complete:
             raise ConnectionFailed(BROKE_OFF)

@@ -102,7 +102,7 @@ class Operation(msgspec.Struct, frozen=True):
 
     def content(self) -> bytes | None:
         """The body's JSON."""
-        return None if self.body is None else msgspec.json.encode(self.body)
+        return None if self.body is None else msgspec.json.encode(self.body, enc_hook=_listed)
 
 
 def generate(fields: Mapping[str, Any]) -> Operation:
@@ -154,6 +154,14 @@ def one_model(name: str) -> Operation:
 
 def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple | range) else value for name, value in fields.items()}
+
+
+def _listed(value: Any) -> Any:
+    """Numbers and arrays of NumPy as Python's."""
+    try:
+        return value.tolist()
+    except AttributeError:
+        raise TypeError(f"a {type(value).__name__} is no JSON") from None
 
 
 def _file(image: ImageInput) -> bytes:

@@ -39,7 +39,7 @@ class Retries:
             return None
         return self._wait(attempt, error.retry_after)
 
-    def after_failure(self, attempt: int, error: httpx.TransportError) -> float | None:
+    def after_failure(self, attempt: int, error: httpx.RequestError) -> float | None:
         """The same after a connection that failed."""
         return self._wait(attempt, None) if isinstance(error, LOST) else None
 

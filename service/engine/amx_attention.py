@@ -1,7 +1,7 @@
 """Attention between pixels in float32 by Intel's tile instructions, in Python that Numba compiles.
 
-As in convolutions (`service.engine.amx_kernels`), products are those of values split into three bfloat16. Heads are
-taken one after the other, so their bits depend on no other row.
+As in convolutions (`service.engine.amx_conv_kernels`), products are those of values split into three bfloat16. Heads
+are taken one after the other, so their bits depend on no other row.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import carray, njit
 
-from service.engine.amx_kernels import (
+from service.engine.amx_conv_kernels import (
     BYTES,
     PIECES,
     ROW_BYTES,
@@ -34,8 +34,8 @@ from service.engine.amx_kernels import (
     zero_10,
     zero_11,
 )
-from service.engine.cpu_kernels import ONE, ZERO
 from service.engine.kept import compiled
+from service.engine.norm_kernels import ONE, ZERO
 from service.engine.vectors import (
     HALF,
     WIDE,

@@ -25,7 +25,7 @@ CACHE = 400_000  # bytes that the pieces of images taken at once should not exce
 
 
 class AmxConv2d(FusedConv2d):
-    """A convolution of a form that `service.engine.amx_kernels` has. Missing channels of a tile are zeros."""
+    """A convolution of a form that `service.engine.amx_conv_kernels` has. Missing channels of a tile are zeros."""
 
     def __init__(self, conv: nn.Conv2d, parts: int) -> None:
         """`conv` is one that `fits`; values are that many bfloat16 (one: rounded, and so are weights), or three."""

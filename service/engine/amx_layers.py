@@ -32,7 +32,7 @@ def mix_pixels_by_tiles(qkv: Tensor, heads: int) -> Tensor:
 
 
 normalise = partial(call, NORMALISE)
-"""Takes what `service.engine.cpu_kernels.group_norm` takes."""
+"""Takes what `service.engine.norm_kernels.group_norm` takes."""
 
 
 def quicken_by_tiles(

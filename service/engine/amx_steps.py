@@ -13,12 +13,12 @@ import numpy as np
 from numba import carray
 from numba.core.types import int64, voidptr
 
-from service.engine import amx, amx_attention, amx_calls, amx_kernels, cpu_kernels, vectors
+from service.engine import amx, amx_attention, amx_calls, amx_conv_kernels, norm_kernels, vectors
 from service.engine.amx_attention import attend
 from service.engine.amx_calls import ATTEND, CONVOLVE, COPY, NORMALISE, NUMBERS
-from service.engine.amx_kernels import convolve, pointer_to
-from service.engine.cpu_kernels import float32_norm
+from service.engine.amx_conv_kernels import convolve, pointer_to
 from service.engine.kept import compiled, kept
+from service.engine.norm_kernels import float32_norm
 
 QUARTER = np.float32(0.25)
 
@@ -82,13 +82,13 @@ def runner() -> Callable[[int, int], None]:
 
     It raises MemoryError where there is no room for an array.
 
-    A step is its kind, then the arguments of that kind: those of `amx_kernels.convolve`, `amx_attention.attend`,
-    `cpu_kernels.group_norm`; for a copy of float32 addresses of target and source, values of a run, and for four loops
+    A step is its kind, then the arguments of that kind: those of `amx_conv_kernels.convolve`, `amx_attention.attend`,
+    `norm_kernels.group_norm`; for a copy of float32 addresses of target and source, values of a run, and for four loops
     the sizes, what they move the target by, and the source; for means of two by two pixels addresses of `x`
     `[rows, height, width, channels]` and the output, then these four. Addresses are numbers, a float32 the integer of
     its bits.
     """
-    kernel = kept(int64(voidptr, int64), _run, amx, amx_attention, amx_calls, amx_kernels, cpu_kernels, vectors)
+    kernel = kept(int64(voidptr, int64), _run, amx, amx_attention, amx_calls, amx_conv_kernels, norm_kernels, vectors)
 
     def run(steps: int, count: int) -> None:
         if kernel(steps, count) != count:  # what Numba compiles cannot raise: it ends, and gives 0

@@ -36,7 +36,7 @@ def load(folder: str, fingerprint: str, threads: int) -> Certificate | None:
         return msgspec.json.decode(path.read_bytes(), type=Certificate)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, ValueError, msgspec.MsgspecError) as error:
         log.warning("cannot read %s: %s", path, error)
         return None
 

@@ -95,6 +95,8 @@ def certify(
     probe = Probe(info, network)
     for anchor in network.anchors:
         reference = list(probe.run(range(PROBE_ROWS), anchor))
+        if not all(torch.isfinite(row).all() for row in reference):
+            raise FatalModelError(f"{info.name}: its pictures are not finite in {config.dtype}")
         found = fingerprint(info, config, network, anchor, reference)
         known = load(config.cache_dir, found, config.threads) if trust else None
         if known is not None or not config.batch_invariant or _exact(probe, anchor, reference):
@@ -128,7 +130,10 @@ def certify(
     )
     if certificate != known:
         save(config.cache_dir, certificate, config.threads)
-    return certificate, tuple(batch_sizes(certificate.times, network, config.max_batch_size))
+    sizes = network.sizes(config.max_batch_size)  # a start with more room may have timed larger ones
+    return certificate, tuple(
+        batch_sizes([time for time in certificate.times if time.size in sizes], network, config.max_batch_size)
+    )
 
 
 def _exact(probe: Probe, way: Way, reference: Sequence[Tensor]) -> bool:

@@ -17,7 +17,6 @@ from torch import Tensor
 from service.engine.forward import Forward
 from service.engine.lanes import Way, filled
 from service.engine.network import Mark, keys
-from service.errors import FatalModelError
 
 log = logging.getLogger(__name__)
 
@@ -75,17 +74,23 @@ class Buckets:
     def record(self, recorder: Recorder) -> None:
         """Records every size, the largest first, so that the smaller ones fit into its memory.
 
-        Those that the device has no room for are left out. Raises FatalModelError if that is all of them.
+        Those that the device has no room for are left out. Raises torch.OutOfMemoryError for one that may be the
+        anchor, for a passing shortage must not decide the bits: the next start may have room.
         """
         for size in reversed(self._sizes):
-            places = tuple(place[:size] for place in self._inputs)
-            try:
-                self._recorded[size] = recorder.record(partial(self._forward.run, places[0], places[1:]))
-            except torch.OutOfMemoryError:
+            if not self._fits(recorder, size):
                 log.warning("no memory for batches of %d: max_batch_size is less here", size)
                 torch.cuda.empty_cache()  # does nothing where there is no GPU
-        if not self._recorded:
-            raise FatalModelError("the device has no memory for a single image of this model")
+
+    def _fits(self, recorder: Recorder, size: int) -> bool:
+        places = tuple(place[:size] for place in self._inputs)
+        try:
+            self._recorded[size] = recorder.record(partial(self._forward.run, places[0], places[1:]))
+        except torch.OutOfMemoryError:
+            if size <= PREFERRED_ANCHORS[0]:
+                raise
+            return False
+        return True
 
     def keep(self, sizes: Iterable[int]) -> None:
         """Drops all other sizes."""

@@ -116,7 +116,7 @@ class ProjectedForward:
             else:
                 self._pack(info, lambda shapes, inputs: self._joined(shapes, tiles, inputs), "packed, kernels, amx")
         elif norms is not None and not compiled:
-            from service.engine.tile_layers import COMPILER_REFUSALS
+            from service.engine.triton_layers import COMPILER_REFUSALS
 
             self._pack(info, lambda shapes, _: self._tiled(shapes, norms), "tiles", (*REFUSALS, *COMPILER_REFUSALS))
         if compiled:
@@ -151,7 +151,7 @@ class ProjectedForward:
         self.programs = quicken_by_tiles(self._body, shapes, convolution, inputs)
 
     def _tiled(self, shapes: Shapes, norms: dict[nn.Module, nn.Module]) -> None:
-        from service.engine.tile_layers import TileConv2d, tile_body
+        from service.engine.triton_layers import TileConv2d, tile_body
 
         tile_body(self._body, shapes, norms)
         quicken(self._body, shapes, TileConv2d)
@@ -195,7 +195,7 @@ class ProjectedForward:
 def tile_norms_of(body: nn.Module) -> dict[nn.Module, nn.Module] | None:
     """The group normalisations of `body` for a GPU, or None where there is no Triton."""
     try:
-        from service.engine.tile_layers import tile_norms
+        from service.engine.triton_layers import tile_norms
     except ImportError as error:
         log.warning("batches are slow on this GPU, for there is no Triton: %s", error)
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import sys
@@ -27,6 +28,7 @@ from service.engine.protocol import (
     decode_from_engine,
     frame,
 )
+from service.environment import without_secrets
 from service.errors import FatalModelError
 
 log = logging.getLogger(__name__)
@@ -115,6 +117,7 @@ class ProcessLink:
                     *(sys.executable, "-m", "service.engine.process", str(theirs.fileno())),
                     stdin=asyncio.subprocess.DEVNULL,
                     pass_fds=(theirs.fileno(),),
+                    env=without_secrets(os.environ),
                 )
         except BaseException:
             ours.close()

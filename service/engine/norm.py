@@ -11,7 +11,7 @@ from torch.nn import functional
 
 log = logging.getLogger(__name__)
 
-Kernel = Callable[..., None]  # of `service.engine.cpu_kernels`
+Kernel = Callable[..., None]  # of `service.engine.norm_kernels`
 
 
 class RowGroupNorm(nn.Module):
@@ -60,7 +60,7 @@ class RowGroupNorm(nn.Module):
 
 
 class KernelGroupNorm(RowGroupNorm):
-    """The same by a kernel of `service.engine.cpu_kernels`."""
+    """The same by a kernel of `service.engine.norm_kernels`."""
 
     def __init__(self, norm: nn.GroupNorm, kernel: Kernel) -> None:
         """`kernel` is one for the dtype of the input."""
@@ -90,7 +90,7 @@ class KernelGroupNorm(RowGroupNorm):
 def norm_kernel(dtype: torch.dtype) -> Kernel | None:
     """The kernel for images of `dtype`, float32 or bfloat16; None where Numba is missing."""
     try:
-        from service.engine.cpu_kernels import group_norm
+        from service.engine.norm_kernels import group_norm
     except ImportError as error:
         log.warning("group normalisation is slow here, for there is no Numba: %s", error)
         return None

@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 # A request that ran alone when the engine was lost is to blame for a crash; for the rest it may be mere bad luck.
 STRIKES_OUT = 3
-SUBMITTED = 16  # samples of one message, for each may carry pictures of its own
+SUBMITTED = 16  # samples of one message where each may carry pictures of its own
 STRIKES = {Cause.CRASHED: 3, Cause.KILLED: 1, Cause.HANG: 2, Cause.SILENT: 1, Cause.FATAL: 0}
 
 
@@ -162,8 +162,12 @@ class EnginePool:
         engine.outstanding += job.outstanding()
         self._places[job.id] = engine
         job.fingerprint = self._status[job.model].fingerprint
-        for first in range(0, len(samples), SUBMITTED):
-            engine.send(Submit(tuple(samples[first : first + SUBMITTED])))
+        large = any(sample.edit is not None or sample.latents is not None for sample in samples)
+        at_once = (
+            SUBMITTED if large else len(samples)
+        )  # in pieces only where it must be: the engine begins with the first
+        for first in range(0, len(samples), at_once):
+            engine.send(Submit(tuple(samples[first : first + at_once])))
 
     def _displace(self, job: Job) -> Supervisor | None:
         """Takes a request off its engine's account."""

@@ -73,7 +73,10 @@ def main(fd: int) -> int:
     die_with_parent()
     os.nice(NICENESS)
     channel = Channel(socket.socket(fileno=fd))
-    configure = channel.receive()
+    try:
+        configure = channel.receive()
+    except EOFError:  # the service has left before it said anything
+        return 0
     if not isinstance(configure, Configure):
         raise TypeError(f"the first message is a {type(configure).__name__}")
     configure_logging(configure.config.log_format, configure.config.log_level)

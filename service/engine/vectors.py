@@ -10,7 +10,7 @@ from numba import float32, int64, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from service.engine.cpu_kernels import BIAS, LEAST, LN_2_HIGH, LN_2_LOW, LOG2_E, MANTISSA, MOST, POLYNOMIAL, ROUNDER
+from service.engine.norm_kernels import BIAS, LEAST, LN_2_HIGH, LN_2_LOW, LOG2_E, MANTISSA, MOST, POLYNOMIAL, ROUNDER
 
 WIDE = 32  # values
 HALF = WIDE // 2  # of a register
@@ -49,7 +49,7 @@ class Vectors:
         return self.builder.call(function, [a, b, c])
 
     def exp(self, t, least=LEAST):
-        """As in `service.engine.cpu_kernels`, less its last product: what is to be multiplied by what."""
+        """As in `service.engine.norm_kernels`, less its last product: what is to be multiplied by what."""
         builder = self.builder
         for order, bound in (("<", least), (">", MOST)):  # of a NaN neither holds: it stays one
             t = builder.select(builder.fcmp_ordered(order, t, _all(bound)), _all(bound), t)

@@ -50,10 +50,14 @@ def run_models(args: argparse.Namespace) -> int:
     if not args.places:
         _print_known()
         return ExitCode.OK
+    from service.models.loader import load_unet
+
     code = ExitCode.OK
     for place in args.places:
         try:
             infos = load_infos(place)
+            for info in infos.values():
+                load_unet(info)
         except FatalModelError as error:
             print(f"onestep models: {error}", file=sys.stderr)
             code = ExitCode.MODEL
@@ -120,8 +124,8 @@ def describe(info: ModelInfo) -> str:
 def run_convert(args: argparse.Namespace) -> int:
     """Converts and says how to serve the result. A reason on stderr otherwise."""
     wrong = None
-    if args.num_train_timesteps is not None and args.num_train_timesteps < 2:
-        wrong = "--num-train-timesteps must be 2 or more"
+    if args.num_train_timesteps is not None and not 2 <= args.num_train_timesteps <= 100_000:
+        wrong = "--num-train-timesteps must be 2 to 100000"
     elif args.folder.exists():
         wrong = f"{args.folder} exists already"
     if wrong:
@@ -141,5 +145,5 @@ def run_convert(args: argparse.Namespace) -> int:
         return ExitCode.USAGE
     kind = "unconditional" if info.num_classes is None else f"{info.num_classes} classes"
     print(f"{args.folder}: {info.image_size} px, {kind}, {info.schedule.num_train_timesteps} train steps.")
-    print(f"Serve it with: onestep serve --model {args.folder}")
+    print(f"Serve it with: onestep serve --model {args.folder.absolute()}")
     return ExitCode.OK

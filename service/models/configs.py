@@ -175,6 +175,12 @@ def read_unet_config(path: Path) -> UNetConfig:
         "`attention_head_dim` must be at most the channels of every block with attention": (
             (unet.attention_head_dim or 1) <= min(unet.attention_channels, default=unet.attention_head_dim or 1)
         ),
+        "`downsample_padding` must be 0 or 1": unet.downsample_padding in (0, 1),
+        "`mid_block_scale_factor` must be positive": unet.mid_block_scale_factor > 0,
+        "`norm_eps` must not be negative": unet.norm_eps >= 0,
+        "`freq_shift` must be less than half of the first of `block_out_channels`": (
+            unet.freq_shift < unet.block_out_channels[0] // 2 if unet.block_out_channels else True
+        ),
         f"`block_out_channels` must be positive multiples of `norm_num_groups` ({groups})": all(
             channels > 0 and channels % groups == 0 for channels in unet.block_out_channels
         ),

@@ -108,6 +108,8 @@ def convert_checkpoint(
     """
     if folder.exists():
         raise FatalModelError(f"{folder}: exists already.")
+    if not checkpoint.exists():
+        raise FatalModelError(f"{checkpoint}: is missing.")
     scales = num_train_timesteps or published_scales(checkpoint.stem)
     if scales is None:
         raise FatalModelError(

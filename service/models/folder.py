@@ -101,6 +101,7 @@ def _license(readme: Path) -> str | None:
             text = file.read(64_000)
     except (OSError, UnicodeDecodeError):
         return None
-    head = re.match(r"---\s*\n(.*?)\n---\s*(?:\n|\Z)", text, re.DOTALL)
-    found = re.search(r"^license:[ \t]*['\"]?([A-Za-z0-9.+-]+)['\"]?[ \t]*$", head[1], re.MULTILINE) if head else None
+    end = text.find("\n---", 3)
+    head = text[3:end] if text.startswith("---") and end > 0 else ""
+    found = re.search(r"^license:[ \t]*['\"]?([A-Za-z0-9.+-]+)['\"]?[ \t]*$", head, re.MULTILINE)
     return found[1] if found else None

@@ -59,7 +59,7 @@ def parse_places(setting: str) -> list[Place]:
 def _served_name(place: str) -> str:
     """The last part of a path or hub id, as a slug."""
     hub = HUB_ID.fullmatch(place)
-    path = Path(hub["id"] if hub and not os.path.exists(place) else place).expanduser()
+    path = Path(os.path.expanduser(hub["id"] if hub and not os.path.exists(place) else place))
     last = path.name if path.name not in ("", "..") else path.resolve().name
     return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-")
 
@@ -85,7 +85,7 @@ def _load_place(place: Place) -> ModelInfo:
     if place.place in bundled_names():
         return load_info(BUNDLED / place.place, place.name)
     entry = CATALOG.get(place.place)
-    folder = Path(place.place).expanduser()
+    folder = Path(os.path.expanduser(place.place))
     if entry is None and folder.exists():
         return load_info(folder, place.name)
     hub = HUB_ID.fullmatch(entry.hub_id if entry else place.place)

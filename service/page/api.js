@@ -14,7 +14,7 @@ export class Problem extends Error {
 
   /** Whether the same request may succeed a little later. */
   get passes() {
-    if (this.slug === "engine-lost") return false; // it was tried several times there, and killed the engine each time
+    if (this.slug === "engine-lost") return false; // it killed the engine each time, or that is gone for good
     if (this.slug === "quota-exceeded" && this.retryAfter === null) return false; // more than is ever allowed
     return [429, 502, 503, 504].includes(this.status) || this.slug === UNREACHABLE;
   }

@@ -170,11 +170,12 @@ def preflight(origin: str, method: str = "POST", headers: str = "authorization, 
 
 def test_a_preflight_of_an_open_origin_is_answered_without_a_key() -> None:
     with client_of_app(cors_origins=(ORIGIN,), api_keys=KEYS) as client:
-        answer = client.options("/v1/generate", headers=preflight(ORIGIN))
+        asked = "authorization,content-type,x-api-key,x-stainless-lang"  # as OpenAI's client in a page sends
+        answer = client.options("/v1/generate", headers=preflight(ORIGIN, headers=asked))
     assert answer.status_code == 200
     assert answer.headers["access-control-allow-origin"] == ORIGIN
     assert "POST" in answer.headers["access-control-allow-methods"]
-    assert "x-api-key" in answer.headers["access-control-allow-headers"].lower()
+    assert answer.headers["access-control-allow-headers"] == asked
     assert "x-request-id" in answer.headers
 
 
@@ -185,7 +186,6 @@ def test_a_preflight_of_an_open_origin_is_answered_without_a_key() -> None:
         preflight("https://app.example.evil.example"),
         preflight("null"),
         preflight(ORIGIN, method="DELETE"),
-        preflight(ORIGIN, headers="x-other"),
     ],
 )
 def test_any_other_preflight_is_refused_with_a_problem(headers: dict[str, str]) -> None:
@@ -199,7 +199,8 @@ def test_any_other_preflight_is_refused_with_a_problem(headers: dict[str, str]) 
 def test_a_star_opens_to_all_origins() -> None:
     with client_of_app(cors_origins=("*",)) as client:
         assert client.get("/livez", headers={"Origin": ORIGIN}).headers["access-control-allow-origin"] == "*"
-        answer = client.options("/v1/generate", headers=preflight(ORIGIN))
+        asked = "authorization,content-type,x-api-key,x-stainless-lang"  # as OpenAI's client in a page sends
+        answer = client.options("/v1/generate", headers=preflight(ORIGIN, headers=asked))
     assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "*")
 
 

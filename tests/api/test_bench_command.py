@@ -101,6 +101,11 @@ def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(
     assert done.stderr.endswith("found.json cannot be written\n")
 
 
+def test_a_folder_is_no_file(environment: dict[str, str], tmp_path: Path) -> None:
+    done = bench(environment, f"http://127.0.0.1:{free_port()}", "--json", str(tmp_path))
+    assert (done.returncode, done.stderr) == (ExitCode.USAGE, f"onestep bench: --json: {tmp_path} cannot be written\n")
+
+
 def test_a_server_that_wants_a_key(environment: dict[str, str], toy_url: str) -> None:
     done = bench(environment, toy_url)
     assert (done.returncode, done.stdout) == (ExitCode.REMOTE, "")

@@ -143,3 +143,22 @@ def test_examples_of_refusals_are_what_the_service_answers() -> None:
             content = document["paths"][path]["post"]["responses"]["422"]["content"]
             example = content[real.headers["content-type"]]["examples"]["invalid-request"]["value"]
             assert set(real.json()) == set(example)
+
+
+# fields that another one, or a header, may stand in for, or that only some requests may have
+SOMETIMES = {
+    *("batch_size", "n", "num_inference_steps", "steps", "timesteps", "strength"),
+    *("output_format", "output_compression", "callback_steps", "partial_images", "timeout"),
+}
+
+
+def test_published_defaults_may_always_be_sent(document: dict[str, Any]) -> None:
+    """As generated clients do, whatever else they send."""
+    found = [
+        (path, name)
+        for path, method, operation in operations(document)
+        for content in operation.get("requestBody", {}).get("content", {}).values()
+        for name, value in content["schema"]["properties"].items()
+        if method == "post" and name in SOMETIMES and value.get("default") is not None
+    ]
+    assert found == [("/v1/edits/denoise", "num_inference_steps")]  # which can be nothing else

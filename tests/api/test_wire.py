@@ -269,6 +269,43 @@ def test_a_request_behind_a_large_body_is_answered(toy: Toy) -> None:
         assert [wire.answer().status for _ in range(2)] == [200, 200]
 
 
+UPGRADE = b"Connection: upgrade\r\nUpgrade: x\r\n"
+
+
+@pytest.mark.parametrize("length", [b"Content-Length: 41\r\n", b"Transfer-Encoding: chunked\r\n"])
+def test_the_body_of_an_upgrade_is_no_request(toy: Toy, length: bytes) -> None:
+    """A proxy takes it for a body: the next client on its connection would have the answer to it."""
+    with toy.wire() as wire:
+        wire.send(JSON_HEAD + UPGRADE + length + b"\r\n")
+        answer = wire.answer()
+        assert (answer.status, answer.problem) == (400, "bad-request")
+        wire.send(b"GET /livez HTTP/1.1\r\nHost: t\r\nX: 1234\r\n\r\n")
+        assert wire.closed_within(3)
+
+
+def test_nothing_is_read_behind_an_upgrade(toy: Toy) -> None:
+    with toy.wire() as wire:
+        wire.send(b"GET /livez HTTP/1.1\r\nHost: t\r\n" + UPGRADE + b"\r\n")
+        wire.send(b"GET /readyz HTTP/1.1\r\nHost: t\r\n\r\n")
+        answer = wire.answer()
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+        assert wire.closed_within(3)
+
+
+def test_a_flood_of_requests_at_once_ends_the_connection(toy: Toy) -> None:
+    """Each takes a hundred times its bytes; a few are answered in order."""
+    request = b"GET /livez HTTP/1.1\r\nHost: t\r\n\r\n"
+    with toy.wire() as wire:
+        wire.send(request * 20)
+        assert [wire.answer().status for _ in range(20)] == [200] * 20
+    with toy.wire() as wire, contextlib.suppress(ConnectionError):
+        wire.send(request * 2000)
+        for _ in range(2000):
+            wire.answer()
+        pytest.fail("all were answered")
+    assert alive(toy)
+
+
 def test_an_upgrade_is_not_made(toy: Toy) -> None:
     with toy.wire() as wire:
         wire.send(

@@ -167,6 +167,29 @@ def test_a_device_that_repeats_nothing_is_refused_unless_invariance_is_off(
     assert sizes[-1].size == 16
 
 
+class Overflowing(Wrapped):
+    """With numbers that are too large for the number type, which end in none."""
+
+    def run(self, x: Tensor, prepared: tuple[Tensor, ...]) -> Tensor:
+        return super().run(x, prepared) * torch.nan
+
+
+@pytest.mark.parametrize("invariant", [True, False])
+def test_pictures_that_are_none_are_refused_by_name(info: ModelInfo, config: EngineConfig, invariant: bool) -> None:
+    """Not as other bits for the same work: NaN equals nothing."""
+    with pytest.raises(FatalModelError, match="not finite in float32"):
+        run(Overflowing, info, msgspec.structs.replace(config, batch_invariant=invariant))
+
+
+def test_a_certificate_that_is_no_text_is_none(info: ModelInfo, config: EngineConfig) -> None:
+    before, sizes, _ = run(Wrapped, info, config)
+    (file,) = (path for path in Path(config.cache_dir).rglob("*.json"))
+    file.write_bytes(file.read_bytes().replace(before.fingerprint.encode(), b"\xff", 1))
+    after, again, _ = run(Wrapped, info, config)
+    assert (after.fingerprint, after.trials) == (before.fingerprint, before.trials)
+    assert [size.size for size in again] == [size.size for size in sizes]
+
+
 @pytest.mark.parametrize(("kind", "way"), [(OtherKernelForThree, Way(3, 1)), (OtherKernelForTeams, Way(1, 2))])
 def test_a_certificate_that_does_not_hold_is_made_anew(
     info: ModelInfo, config: EngineConfig, caplog: pytest.LogCaptureFixture, kind: type[Wrapped], way: Way

@@ -68,9 +68,9 @@ def test_convert_makes_a_folder_that_models_accepts(tmp_path: Path, capsys: pyte
 @pytest.mark.parametrize(
     ("words", "code", "reason"),
     [
-        (("gone.pt", "out"), ExitCode.MODEL, "number of training timesteps must be given"),
+        (("gone.pt", "out"), ExitCode.MODEL, "gone.pt: is missing."),
         (("gone.pt", "out", "--num-train-timesteps", "40"), ExitCode.MODEL, "gone.pt: is missing."),
-        (("gone.pt", "out", "--num-train-timesteps", "1"), ExitCode.USAGE, "must be 2 or more"),
+        (("gone.pt", "out", "--num-train-timesteps", "1"), ExitCode.USAGE, "must be 2 to 100000"),
     ],
 )
 def test_convert_refuses_with_the_reason(

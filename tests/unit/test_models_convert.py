@@ -187,5 +187,6 @@ def test_truncated_missing_and_unnamed_checkpoints_are_refused(tmp_path: Path) -
         convert_checkpoint(whole, tmp_path / "out")
     with pytest.raises(FatalModelError, match="is missing"):
         convert_checkpoint(tmp_path / "cd_cat256_l2.pt", tmp_path / "out")
+    (tmp_path / "edm_cat256_ema.pt").touch()
     with pytest.raises(FatalModelError, match="number of training timesteps"):
         convert_checkpoint(tmp_path / "edm_cat256_ema.pt", tmp_path / "out")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.npz import ResumableNpz, Run
+from service.npz import OtherRun, ResumableNpz, Run
 
 RUN = Run("sha256:0", "numerics", (80.0,), 0, 3, None)
 
@@ -35,3 +35,26 @@ def test_one_part_without_the_other_is_nothing(tmp_path: Path, lost: str) -> Non
     opened(tmp_path).put(1, bytes([7] * 12))
     (tmp_path / "a.npz.part" / lost).unlink()
     assert opened(tmp_path).missing() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("damaged", ["images.npy", "done.npy", "run.json"])
+def test_what_is_damaged_is_named(tmp_path: Path, damaged: str) -> None:
+    """As a full disk may leave it."""
+    opened(tmp_path).put(1, bytes([7] * 12))
+    (tmp_path / "a.npz.part" / damaged).write_bytes(b"")
+    with pytest.raises(OtherRun, match=r"a\.npz\.part.* is damaged"):
+        opened(tmp_path)
+
+
+def test_a_folder_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    (tmp_path / "a.npz").mkdir()
+    with pytest.raises(IsADirectoryError):
+        opened(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
+
+
+def test_images_have_room_on_the_disk_from_the_start(tmp_path: Path) -> None:
+    """A write to the map of a file with holes ends the process when the disk is full."""
+    opened(tmp_path)
+    found = (tmp_path / "a.npz.part" / "images.npy").stat()
+    assert found.st_blocks * 512 >= found.st_size

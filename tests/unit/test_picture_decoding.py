@@ -240,6 +240,24 @@ def test_a_colour_profile_is_applied(format: Format) -> None:
     assert red < 80
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_grey_of_a_profile_does_not_take_colours_away(mode: str) -> None:
+    """A profile for grey does not fit them."""
+    image = colourful(8, 8).convert(mode)
+    got = colours(read(encoded(image, "PNG", icc_profile=curved_profile(b"GRAY", "g", 2.2))))
+    assert np.array_equal(np.asarray(image.convert("RGB")), got)
+
+
+def test_a_jpeg_of_more_scans_than_anybody_writes_is_refused() -> None:
+    """Each goes over all pixels, and a few bytes are one."""
+    image = Image.new("RGB", (64, 64), (200, 40, 40))
+    data = encoded(image, "JPEG", progressive=True)
+    assert abs(colours(read(data)).astype(int) - (200, 40, 40)).max() <= 3
+    start, end = data.rindex(b"\xff\xda"), data.rindex(b"\xff\xd9")
+    assert refused(data[:end] + data[start:end] * 200 + data[end:]) == "image_scans"
+    assert colours(read(data + data[start:end] * 200)).shape == (8, 8, 3)  # behind its end, as phones put films
+
+
 @pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])
 def test_a_profile_that_does_not_fit_is_passed_over(mode: str) -> None:
     data = colours(read(encoded(Image.new(mode, (8, 8)), "JPEG")))

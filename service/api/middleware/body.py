@@ -11,6 +11,7 @@ from service.api.problems import ProblemError, problem_response
 
 __all__ = ["BodyLimits"]
 
+HELD: Final = 256 * 2**20  # bytes of all bodies that are being received or used
 LINGER: Final = 1.0  # seconds: how long an unread body is still taken in after the answer
 PROMPT: Final = 0.02  # seconds: the rest of a body that is as good as here
 
@@ -26,6 +27,7 @@ class BodyLimits:
         self.app = app
         self._max_bytes = max_bytes
         self._timeout = timeout
+        self._room = _Room(max(HELD, 4 * max_bytes))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes the request on with a bounded body, or refuses it."""
@@ -36,7 +38,7 @@ class BodyLimits:
         if not length and not chunked:
             await self.app(scope, receive, send)
             return
-        body = _Body(receive, send, self._max_bytes, self._timeout)
+        body = _Body(receive, send, self._max_bytes, self._timeout, self._room)
         problem = None
         if encoded:
             problem = ProblemError(
@@ -49,7 +51,10 @@ class BodyLimits:
         if problem is not None:
             await problem_response(scope, problem)(scope, body.receive, body.send)
             return
-        await self.app(scope, body.receive, body.send)
+        try:
+            await self.app(scope, body.receive, body.send)
+        finally:
+            self._room.left += body.held
 
 
 def _described(scope: Scope) -> tuple[int, bool, bool]:
@@ -66,14 +71,23 @@ def _described(scope: Scope) -> tuple[int, bool, bool]:
     return length, chunked, encoded
 
 
+class _Room:
+    """What all bodies together may still take, in bytes."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+
 class _Body:
     """One request's body on its way in, and the answer on its way out."""
 
-    def __init__(self, receive: Receive, send: Send, max_bytes: int, timeout: float) -> None:
+    def __init__(self, receive: Receive, send: Send, max_bytes: int, timeout: float, room: _Room) -> None:
         self._receive = receive
         self._send = send
         self._max_bytes = max_bytes
         self._timeout = timeout
+        self._room = room
+        self.held = 0  # bytes of it that take room
         self._deadline: float | None = None
         self._taken = 0
         self._complete = False
@@ -86,7 +100,7 @@ class _Body:
         return ProblemError("body-too-large", f"A body has at most {self._max_bytes} bytes here.")
 
     async def receive(self) -> Message:
-        """The next piece. Raises `ProblemError` for a body that is too large or too slow."""
+        """The next piece. Raises `ProblemError` for a body that is too large, too slow, or one too many."""
         if self._complete:
             return await self._receive()
         if self._deadline is None:
@@ -100,6 +114,12 @@ class _Body:
         self._note(message)
         if self._taken > self._max_bytes:
             raise self.too_large()
+        size = len(message.get("body", b""))
+        if size > self._room.left:
+            detail = "The bodies of other requests take all the room that there is."
+            raise ProblemError("overloaded", detail, headers={"Retry-After": "1"})
+        self._room.left -= size
+        self.held += size
         return message
 
     def _note(self, message: Message) -> None:

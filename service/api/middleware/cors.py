@@ -15,14 +15,6 @@ from service.api.problems import ProblemError, problem_response
 __all__ = ["Cors"]
 
 METHODS: Final = ("GET", "HEAD", "POST", "OPTIONS")
-REQUEST_HEADERS: Final = (
-    "Authorization",
-    "Cache-Control",
-    "If-None-Match",
-    "Last-Event-ID",
-    "X-API-Key",
-    "X-Request-ID",
-)
 EXPOSED: Final = (
     "Content-Disposition",
     "Content-Length",
@@ -44,7 +36,7 @@ class Cors(CORSMiddleware):
             app,
             allow_origins=origins,
             allow_methods=METHODS,
-            allow_headers=REQUEST_HEADERS,
+            allow_headers=("*",),  # clients of other services send headers of their own
             expose_headers=EXPOSED,
             max_age=3600,
         )
@@ -56,7 +48,7 @@ class Cors(CORSMiddleware):
             if "origin" in headers and "access-control-request-method" in headers:
                 answer: Response = self.preflight_response(request_headers=headers)
                 if answer.status_code >= 400:
-                    detail = "The origin, method or headers are not open to pages of other origins."
+                    detail = "The origin or the method is not open to pages of other origins."
                     refusal = problem_response(scope, ProblemError("bad-request", detail))
                     refusal.headers["Vary"] = answer.headers["Vary"]
                     answer = refusal

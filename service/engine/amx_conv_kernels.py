@@ -13,8 +13,8 @@ import numpy as np
 from numba import carray, int64, njit
 
 from service.engine import amx
-from service.engine.cpu_kernels import find_factors, same, together_of
 from service.engine.kept import compiled
+from service.engine.norm_kernels import find_factors, same, together_of
 from service.engine.vectors import (
     WIDE,
     round_activated,
@@ -145,7 +145,7 @@ def convolve(
     `[rows, height, width, out_channels]`, of packed weights and of constants; then rows, how many of them to take at
     once, height, width, channels, output channels, the kernel's side, pieces of a weight and of a value (three, or one:
     then it is rounded), and whether `other` is to be added. Whether `x` is to be normalised first, and for that what
-    `service.engine.cpu_kernels.group_norm` takes of it: addresses of weight, bias, scale and shift, groups, stride,
+    `service.engine.norm_kernels.group_norm` takes of it: addresses of weight, bias, scale and shift, groups, stride,
     eps, whether to modulate, whether SiLU follows.
     """
     pad = side // 2

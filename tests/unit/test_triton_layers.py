@@ -18,8 +18,8 @@ from service.engine.blocks import QuickAttention, QuickResnet, quicken
 from service.engine.embedding import Projections
 from service.engine.forward import REFUSALS, ProjectedForward
 from service.engine.packing import input_shapes
-from service.engine.tile_layers import COMPILER_REFUSALS, TileConv2d, TileGroupNorm, tile_body, tile_norms
-from service.engine.tiles import convolve, group_norm, tile_for
+from service.engine.triton_calls import convolve, group_norm, tile_for
+from service.engine.triton_layers import COMPILER_REFUSALS, TileConv2d, TileGroupNorm, tile_body, tile_norms
 from service.engine.unet import UNetBody
 from service.models.folder import load_info
 from service.models.loader import load_unet

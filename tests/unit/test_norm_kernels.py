@@ -14,10 +14,10 @@ from numba.core.types import int64, void
 from torch import Tensor, nn
 from torch.nn import functional
 
-from service.engine.cpu_kernels import group_norm
 from service.engine.forward import ProjectedForward
 from service.engine.kept import kept
 from service.engine.norm import KernelGroupNorm, RowGroupNorm, norm_kernel
+from service.engine.norm_kernels import group_norm
 from service.models.folder import load_info
 from service.models.loader import load_unet
 from tests.tiny import tiny_model
@@ -120,7 +120,7 @@ def test_without_numba_operators_do_it(
     info = load_info(tiny_model(tmp_path / "m"), "tiny")
     x = noise(2, *info.latent_shape)
     forms = [ProjectedForward(load_unet(info), info, torch.device("cpu"), torch.float32)]
-    for name in ("cpu_kernels", "amx"):
+    for name in ("norm_kernels", "amx"):
         monkeypatch.setitem(sys.modules, f"service.engine.{name}", None)
     forms.append(ProjectedForward(load_unet(info), info, torch.device("cpu"), torch.float32))
     assert forms[0].plan.startswith("projected, packed, kernels")

@@ -1,4 +1,4 @@
-"""The programs that a GPU runs for `service.engine.tiles`, in Triton's language. Images are NHWC."""
+"""The programs that a GPU runs for `service.engine.triton_calls`, in Triton's language. Images are NHWC."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A network's layers by the kernels of `service.engine.tiles`, on a GPU."""
+"""A network's layers by the kernels of `service.engine.triton_calls`, on a GPU."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from triton import TritonError
 
 from service.engine.norm import RowGroupNorm
 from service.engine.packing import FusedConv2d
-from service.engine.tiles import convolve, group_norm, tile_for
+from service.engine.triton_calls import convolve, group_norm, tile_for
 
 COMPILER_REFUSALS = (TritonError, CalledProcessError)  # of Triton's for a GPU, and of the C compiler that it calls
 
