@@ -28,10 +28,13 @@ def speaks_openai(scope: Scope) -> bool:
 def suits_openai(scope: Scope, status: int) -> bool:
     """Whether it may come from OpenAI's clients too, so that its problem document carries an `error`.
 
-    That is so under `/v1/models`, and where there is no route: those clients call more than we serve.
+    That is so under `/v1/models`, and where there is no route: those clients call more than we serve. Without a key
+    nobody has looked whether there is one.
     """
     path = route_path(scope)
-    unknown = status == HTTPStatus.NOT_FOUND and "route" not in scope and path.startswith(VERSION)
+    unknown = (
+        status in (HTTPStatus.NOT_FOUND, HTTPStatus.UNAUTHORIZED) and "route" not in scope and path.startswith(VERSION)
+    )
     return unknown or path == MODELS or path.startswith(MODELS + "/")
 
 

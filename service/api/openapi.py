@@ -8,6 +8,7 @@ from typing import Any, Final
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from service.api.openai_errors import IMAGE_PATHS
 from service.api.openapi_errors import OPENAI_ERROR, add_refusals
 from service.api.openapi_examples import add_examples
 from service.api.problems import MEDIA_TYPE, PROBLEMS, TYPE_PREFIX
@@ -44,7 +45,7 @@ PROBLEM: Final[dict[str, Any]] = {
         "errors": {"type": "array", "items": {"$ref": "#/components/schemas/FieldError"}},
         "error": {
             "type": "object",
-            "description": "At `/v1/models` and unserved paths below `/v1/`: the same for OpenAI's clients.",
+            "description": "At `/v1/models`, unserved paths below `/v1/`, and of a 401: the same for OpenAI's clients.",
         },
     },
     "example": {
@@ -90,22 +91,19 @@ def build_openapi(app: FastAPI, *, root_path: str, with_keys: bool, public_image
         free = path in FREE or (public_images and path.startswith("/v1/images/"))
         for method, operation in operations.items():
             needs_key = with_keys and not (free and method == "get")
-            _describe(operation, needs_key)
+            _describe(path, operation, needs_key)
             add_examples(operation)
             add_refusals(path, method, operation, with_keys=needs_key)
     return document
 
 
-def _describe(operation: dict[str, Any], needs_key: bool) -> None:
+def _describe(path: str, operation: dict[str, Any], needs_key: bool) -> None:
     responses = operation.setdefault("responses", {})
     if "HTTPValidationError" in str(responses.get("422", "")):
         del responses["422"]
-    responses.setdefault(
-        "default",
-        {
-            "description": "A problem document",
-            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-        },
-    )
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    if path in IMAGE_PATHS:
+        content = {"application/json": {"schema": {"$ref": "#/components/schemas/OpenAIError"}}}
+    responses.setdefault("default", {"description": "Any other refusal", "content": content})
     if needs_key:
         operation["security"] = [{"bearer": []}, {"key": []}]

@@ -126,7 +126,8 @@ def add_examples(operation: dict[str, Any]) -> None:
     name, success = operation["operationId"], operation["responses"]["200"]
     content = success.setdefault("content", {})
     if name == "metrics":
-        success["content"] = {"text/plain": {"schema": {"type": "string"}, "example": METRICS}}
+        text = {"schema": {"type": "string"}, "example": METRICS}
+        success["content"] = {"text/plain": text, "application/openmetrics-text": text}
         return
     if name in ("livez", "readyz", "healthz"):
         content["application/json"]["schema"] = STATUS

@@ -168,6 +168,13 @@ def preflight(origin: str, method: str = "POST", headers: str = "authorization, 
     }
 
 
+def test_openais_client_reads_why_it_has_no_key() -> None:
+    """Of routes that we do not have, too: nobody has looked whether there are."""
+    with client_of_app(api_keys=KEYS) as client:
+        error = client.post("/v1/chat/completions", json={}).json()["error"]
+    assert (error["code"], error["type"]) == ("invalid_api_key", "authentication_error")
+
+
 def test_a_preflight_of_an_open_origin_is_answered_without_a_key() -> None:
     with client_of_app(cors_origins=(ORIGIN,), api_keys=KEYS) as client:
         asked = "authorization,content-type,x-api-key,x-stainless-lang"  # as OpenAI's client in a page sends
