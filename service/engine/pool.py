@@ -163,9 +163,7 @@ class EnginePool:
         self._places[job.id] = engine
         job.fingerprint = self._status[job.model].fingerprint
         large = any(sample.edit is not None or sample.latents is not None for sample in samples)
-        at_once = (
-            SUBMITTED if large else len(samples)
-        )  # in pieces only where it must be: the engine begins with the first
+        at_once = SUBMITTED if large else len(samples)  # not in pieces without need: the engine begins with the first
         for first in range(0, len(samples), at_once):
             engine.send(Submit(tuple(samples[first : first + at_once])))
 

@@ -211,3 +211,36 @@ def test_the_least_recently_used_goes_first() -> None:
     cache.get("a")
     cache.put(CachedImage("d", bytes(1000)))
     assert [cache.get(name) is not None for name in "abcd"] == [True, False, True, True]
+
+
+async def test_work_that_ends_late_takes_nothing_from_what_was_begun_since() -> None:
+    flights, jobs = SingleFlight[str](), Jobs()
+
+    class Lingering(Job):
+        async def result(self) -> str:
+            try:
+                return await super().result()
+            finally:
+                await asyncio.sleep(0.01)
+
+    first = asyncio.ensure_future(flights.run("key", Lingering, soon()))
+    await settled()
+    first.cancel()
+    await settled()
+    second = asyncio.ensure_future(flights.run("key", jobs.start, soon()))
+    await asyncio.sleep(0.05)
+    third = asyncio.ensure_future(flights.run("key", jobs.start, soon()))
+    await settled()
+    assert len(jobs.all) == 1
+    jobs.all[0].ended.set_result("done")
+    assert await asyncio.gather(second, third) == ["done"] * 2
+
+
+async def test_the_starter_of_work_that_ends_in_its_deadline_does_not_start_it_again() -> None:
+    flights, jobs = SingleFlight[str](), Jobs()
+    starter = asyncio.ensure_future(flights.run("key", jobs.start, soon()))
+    await settled()
+    jobs.all[0].ended.set_exception(DeadlineExceeded("late"))
+    with pytest.raises(DeadlineExceeded):
+        await asyncio.wait_for(starter, 3)
+    assert len(jobs.all) == 1

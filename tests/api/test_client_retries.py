@@ -149,3 +149,30 @@ def test_nobody_listens() -> None:
     with client, pytest.raises(ConnectionFailed):
         client.models()
     assert "secret" not in repr(Client("http://h", api_key="secret"))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        refusal(408, "body-timeout"),
+        httpx.Response(502, text="<html>"),
+        refusal(429, "quota-exceeded", **{"Retry-After": "1"}),
+        httpx.RemoteProtocolError("gone"),
+        httpx.ReadError("reset"),
+        httpx.ConnectTimeout("late"),
+    ],
+    ids=str,
+)
+def test_worth_another_try(answer: httpx.Response | Exception, waits: list[float]) -> None:
+    client, script = scripted(answer, no_models())
+    assert client.models() == ()
+    assert len(script.requests) == 2
+
+
+def test_a_long_retry_after_is_spread_by_no_more_than_the_backoff(
+    waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.client._retries.random.random", lambda: 1.0)
+    client, _ = scripted(refusal(503, "overloaded", **{"Retry-After": "40"}), no_models())
+    client.models()
+    assert waits == [40.125]

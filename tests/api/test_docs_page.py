@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from openapi_spec_validator import validate
 
+from service.api.openai_errors import IMAGE_PATHS
 from service.api.problems import PROBLEMS
 from tests.api.apps import client_of_app
 
@@ -55,9 +56,10 @@ def test_operation_ids_are_unique_and_head_is_left_out() -> None:
 
 def test_every_operation_may_answer_with_a_problem() -> None:
     document = openapi()
-    for path in document["paths"].values():
-        for operation in path.values():
-            assert "application/problem+json" in operation["responses"]["default"]["content"]
+    for path, methods in document["paths"].items():
+        kind = "application/json" if path in IMAGE_PATHS else "application/problem+json"  # OpenAI's error object
+        for operation in methods.values():
+            assert list(operation["responses"]["default"]["content"]) == [kind]
     types = document["components"]["schemas"]["Problem"]["properties"]["type"]["enum"]
     assert [one.rsplit("/", 1)[1] for one in types] == list(PROBLEMS)
     assert "HTTPValidationError" not in document["components"]["schemas"]

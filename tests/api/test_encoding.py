@@ -10,7 +10,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, JpegImagePlugin
 
 from service.api.encoding import (
     MAX_SIDE,
@@ -186,3 +186,9 @@ def test_npy(channels: int) -> None:
     found = np.load(io.BytesIO(body), allow_pickle=False)
     assert found.dtype == np.dtype("<f4")
     assert np.array_equal(found, values)
+
+
+def test_jpeg_has_no_chroma_subsampling() -> None:
+    data = encode(Picture(bytes(16 * 16 * 3), 16, 16, 3), "jpeg")
+    with Image.open(io.BytesIO(data)) as image:
+        assert JpegImagePlugin.get_sampling(image) == 0

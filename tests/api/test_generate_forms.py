@@ -273,3 +273,8 @@ async def test_openapi_examples_are_answered(client: httpx.AsyncClient) -> None:
     assert {"model", "batch_size", "class_labels", "num_inference_steps", "steps", "timesteps"} <= names
     assert {"seed", "latents", "output_format", "quality", "callback_steps", "timeout"} <= names
     assert msgspec.json.encode(document).count(b"#/$defs/") == 0
+
+
+async def test_previews_are_made_for_streams_only(client: httpx.AsyncClient, stand: Stand) -> None:
+    await client.post("/v1/generate", json={"steps": 4, "callback_steps": 1})
+    assert [sample.preview_every for sample in stand.engine.samples] == [0]

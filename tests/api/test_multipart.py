@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from service.api.multipart import MAX_FIELD
 from tests.conftest import Server, StartServer
 from tests.hostile_pictures import colourful, encoded
 from tests.tiny import tiny_model
@@ -106,3 +107,18 @@ def test_a_long_field_is_refused_by_its_name(client: httpx.Client, route: str) -
     assert answer.status_code == 422
     assert "model" in json.dumps(answer.json())
     assert "mmm" not in answer.text
+
+
+def test_text_that_comes_in_pieces_is_bounded_too(client: httpx.Client) -> None:
+    whole = IMAGE + part(b'name="prompt"', b"a" * 3 * MAX_FIELD) + b"--x--\r\n"
+
+    def pieces() -> Iterator[bytes]:
+        import time
+
+        for start in range(0, len(whole), MAX_FIELD // 2):
+            yield whole[start : start + MAX_FIELD // 2]
+            time.sleep(0.15)
+
+    answer = client.post("/v1/images/edits", content=pieces(), headers=FORM)
+    assert answer.status_code in (400, 422), answer.text
+    assert "bytes" in refusal(answer)[1], answer.json()

@@ -154,3 +154,8 @@ def test_the_order_in_the_header_is_of_no_account(elements: list[str], data: st.
             return None
 
     assert outcome(unique) == outcome(shuffled)
+
+
+def test_of_two_weights_of_a_range_the_greater_counts() -> None:
+    accept = "application/json;q=0.5, image/png;q=0.9, image/png;q=0.1"
+    assert negotiate(accept, None).form is AnswerForm.IMAGE

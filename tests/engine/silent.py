@@ -59,7 +59,7 @@ class Stand:
         sizes = (SizeTime(1, 0.01), SizeTime(8, 0.05))
         self.link.say(Ready((ModelStatus(self.info.name, "f", "cpu", "float32", sizes),)))
 
-    def submit(self, count: int = 1) -> Job:
+    def submit(self, count: int = 1, *, latents: bytes | None = None) -> Job:
         """A request for so many images, one by default."""
         return self.pool.submit(
             [
@@ -71,6 +71,7 @@ class Stand:
                     seed=1,
                     class_label=0,
                     sigmas=(1.0, 0.5),
+                    latents=latents,
                     deadline=time.monotonic() + 1e5,
                 )
                 for _ in range(count)

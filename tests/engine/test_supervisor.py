@@ -107,10 +107,13 @@ async def test_a_large_request_goes_to_the_engine_in_parts() -> None:
     """Each sample may carry pictures of its own, and a message has a longest length."""
     stand = Stand()
     await asyncio.wait_for(stand.start(), 20)
-    job = stand.submit(2 * SUBMITTED + 3)
+    job = stand.submit(2 * SUBMITTED + 3, latents=b"")
     parts = [message.samples for message in stand.link.heard if isinstance(message, Submit)]
     assert [len(part) for part in parts] == [SUBMITTED, SUBMITTED, 3]
     assert [sample.id for part in parts for sample in part] == list(job.samples)
+    stand.submit(2 * SUBMITTED + 3)  # nothing but numbers: the engine, which begins with the first message, has all
+    assert isinstance(stand.link.heard[-1], Submit)
+    assert len(stand.link.heard[-1].samples) == 2 * SUBMITTED + 3
     await stand.pool.close()
 
 

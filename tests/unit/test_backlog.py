@@ -141,3 +141,12 @@ def test_total_is_the_sum_over_all(count: int) -> None:
     for i in range(count):
         backlog.set(f"c{i % 2}", i, "m", 3, 3)
     assert backlog.total() == backlog.steps == 3 * count
+
+
+def test_clients_whose_requests_ended_are_forgotten() -> None:
+    backlog = backlog_of()
+    for number in range(100):
+        backlog.set(f"client {number}", number, "m", 2, 2)
+        backlog.forget(number)
+    assert not backlog._classes
+    assert not backlog._clients.keys() - {()}

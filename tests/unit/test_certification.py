@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from service.engine.certificates import Certificate
+from service.engine.certificates import Certificate, load, save
 from service.engine.certification import batch_sizes, certify
 from service.engine.cpu import ROWS, CpuNetwork
 from service.engine.embedding import Key
@@ -23,6 +23,7 @@ from service.errors import FatalModelError
 from service.models.folder import load_info
 from service.models.info import ModelInfo
 from service.models.loader import load_unet
+from tests.api.counting_engine import model_info
 from tests.tiny import tiny_model
 
 
@@ -216,3 +217,32 @@ def test_sizes_are_those_without_padding(
     network = CpuNetwork(build_forward(load_unet(info), info, torch.device("cpu"), torch.float32), 2, rows)
     times = (SizeTime(1, 0.1), SizeTime(2, 0.2), SizeTime(4, 0.3))
     assert list(batch_sizes(times, network, largest)) == expected
+
+
+def test_without_invariance_the_threads_decide_bits(tmp_path: Path) -> None:
+    from service.engine.certification import fingerprint
+    from service.engine.lanes import Way
+    from service.engine.protocol import EngineConfig
+
+    class Plan:
+        plan = "plan"
+
+    def found(threads: int, invariant: bool, revision: str = "sha256:1", dtype: str = "float32") -> str:
+        config = EngineConfig("cpu", dtype, threads, 8, 1.0, invariant, str(tmp_path))
+        info = msgspec.structs.replace(model_info(), revision=revision)
+        return fingerprint(info, config, Plan(), Way(8, 1), [])  # type: ignore[arg-type]
+
+    assert found(1, True) == found(2, True)
+    assert found(1, False) != found(2, False)
+    assert found(1, True) != found(1, True, revision="sha256:2")
+    assert found(1, True) != found(1, True, dtype="bfloat16")
+
+
+def test_a_certificate_is_of_as_many_threads_and_one_that_is_damaged_is_none(tmp_path: Path) -> None:
+    made = Certificate("f" * 32, (), ())
+    save(str(tmp_path), made, 2)
+    assert load(str(tmp_path), "f" * 32, 2) == made
+    assert load(str(tmp_path), "f" * 32, 1) is None
+    (path,) = tmp_path.glob("certificates/*")
+    path.write_bytes(path.read_bytes()[:-5])
+    assert load(str(tmp_path), "f" * 32, 2) is None

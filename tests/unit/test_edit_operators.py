@@ -20,7 +20,7 @@ from service.diffusion.operators.colorize import LUMA, Colorize
 from service.diffusion.operators.denoise import Denoise
 from service.diffusion.operators.inpaint import Inpaint
 from service.diffusion.operators.interpolate import Interpolate, slerp
-from service.diffusion.operators.stroke import Stroke
+from service.diffusion.operators.stroke import Stroke, start_index
 from service.diffusion.operators.super_resolution import SuperResolution
 from service.diffusion.sampling import quantise, to_unit_range
 from service.diffusion.schedule import NoiseSchedule
@@ -189,3 +189,15 @@ def test_edits_have_the_names_of_their_routes() -> None:
     assert {"inpaint", "colorize", "super-resolution", "stroke", "denoise", "interpolate"} == {
         edit_name(edit) for edit in edits(b"", b"")
     }
+
+
+def test_halves_are_rounded_to_even() -> None:
+    levels = torch.arange(255) + 0.5
+    images = levels / 255
+    exact = images * 255 == levels
+    assert exact.sum() > 50
+    assert torch.equal(quantise(images)[exact], torch.tensor(np.rint(levels.numpy()))[exact].to(torch.uint8))
+
+
+def test_the_weakest_stroke_is_on_the_grid() -> None:
+    assert [start_index(strength, NoiseSchedule()) for strength in (1.0, 0.75, 0.01)] == [0, 10, 39]

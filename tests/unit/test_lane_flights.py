@@ -254,3 +254,60 @@ def test_times_of_batches_are_told_by_the_lanes_they_leave(info: ModelInfo, stan
     assert all(said.batch == 4 for said in pairs)
     (lone,) = [said for said in alone(info, 20).said if isinstance(said, StepEnded)]
     assert (lone.size, lone.batch) == (1, 1)
+
+
+def test_tensors_of_what_is_cancelled_or_expires_are_freed(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(loop, "time", clock)
+    stand.submit(0, steps=2, label=SLOW, deadline=101.0)
+    stand.submit(1, steps=2, label=SLOW)
+    stand.loop.step()
+    assert stand.gate.reached.wait(PATIENCE)
+    stand.loop.cancel([1])
+    clock.now = 102.0
+    stand.finish()
+    assert stand.loop._rows == {}
+
+
+def test_a_ring_ends_one_wait_for_a_lane(stand: Stand) -> None:
+    """A bell that was not put back would keep a core busy with asking."""
+    stand.occupy()
+    stand.bell.clear()
+    rings = [threading.Timer(seconds, stand.bell.set) for seconds in (0.1, 0.6)]
+    for ring in rings:
+        ring.start()
+    began = time.monotonic()
+    stand.loop.step()
+    stand.loop.step()
+    assert time.monotonic() - began >= 0.5
+    for ring in rings:
+        ring.join()
+
+
+def test_models_have_their_turns(info: ModelInfo) -> None:
+    """Endless work of one model keeps none of another from its steps."""
+    import msgspec
+
+    stand = Stand(info, lanes=1, largest=1)
+    other = msgspec.structs.replace(info, name="other")
+    sizes = [SizeTime(1, 1e-3)]
+    stand.loop = EngineLoop(
+        [ModelRunner(each, stand.network, sizes, 10.0) for each in (info, other)], stand.note, None, stand.bell
+    )
+    sigmas = info.schedule.sigmas(info.schedule.evenly_spaced(4))
+    stand.loop.submit(
+        Sample(id=i, request=i, client="", model=name, seed=i, class_label=1, sigmas=sigmas)
+        for i, name in enumerate(("tiny", "tiny", "other", "other"))
+    )
+    stand.finish()
+    models = [said.model for said in stand.said if isinstance(said, StepStarted)]
+    assert models[:8] in (["tiny", "other"] * 4, ["other", "tiny"] * 4)
+    stand.network.close()
+
+
+def test_a_sample_started_with_its_first_step(stand: Stand) -> None:
+    stand.submit(1, steps=3)
+    stand.finish()
+    (result,) = [said.result for said in stand.said if isinstance(said, Finished)]
+    steps = [said.seconds for said in stand.said if isinstance(said, StepEnded)]
+    assert result.finished - result.started >= sum(steps)

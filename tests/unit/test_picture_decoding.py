@@ -286,3 +286,17 @@ def test_the_limit_on_pixels_is_as_documented() -> None:
     assert refused(encoded(Image.new("1", (5001, 5000)), "PNG")) == "image_too_large"
     assert MAX_PIXELS == 5000 * 5000
     assert read(encoded(Image.new("1", (5000, 5000)), "PNG")).side == 8
+
+
+def test_a_colour_profile_leaves_transparency_as_it_is() -> None:
+    image = Image.new("RGBA", (8, 8), (220, 40, 40, 0))
+    image.paste((220, 40, 40, 255), (0, 0, 4, 8))
+    got = colours(read(encoded(image, "PNG", icc_profile=swapping_profile())))
+    assert (got[:, 4:] == 255).all()
+    assert (got[:, :4, 1] > 180).all()
+
+
+def test_a_mask_takes_the_nearest_pixel_whatever_is_beside_it() -> None:
+    values = np.full((24, 24), 255, np.uint8)
+    values[1::3, 1::3] = 0
+    assert not mask_of(read(encoded(Image.fromarray(values), "PNG"), use="mask")).any()

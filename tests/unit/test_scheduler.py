@@ -276,3 +276,44 @@ def test_nobody_starves(rows: int) -> None:
             last[item.client] = batch_number
         scheduler.update(batch)
     assert len(last) == clients
+
+
+def test_a_class_that_comes_late_has_saved_nothing_up() -> None:
+    """Bulk that ran alone for long is not shut out by as many small rows as it had."""
+    scheduler = Scheduler()
+    fill(scheduler, request(1, 63))
+    for _ in range(5):
+        scheduler.update(scheduler.schedule(8))
+    fill(scheduler, *[request(n, 1) for n in range(2, 34)])
+    batch = [item for _ in range(2) for item in scheduler.schedule(8)]
+    assert sum(item.request == 1 for item in batch) == 8
+
+
+def test_what_is_aborted_in_a_step_is_not_counted_as_held() -> None:
+    """Else nothing would be ready while there is something, or something while there is nothing."""
+    scheduler = Scheduler()
+    fill(scheduler, request(1, 2, steps=2))
+    batch = scheduler.schedule(1)
+    scheduler.hold(batch)
+    assert scheduler.ready() == 1
+    scheduler.abort(batch[0].id)
+    assert scheduler.ready() == 1
+
+
+def test_a_suspect_in_a_step_takes_nothing_from_what_is_ready_beside_it() -> None:
+    scheduler = Scheduler()
+    fill(scheduler, request(1, 1, steps=2, isolated=True), request(2, 1, steps=2))
+    batch = scheduler.schedule(8)
+    assert batch[0].isolated
+    scheduler.hold(batch)
+    assert scheduler.ready() == 1
+
+
+def test_far_deadlines_of_what_is_done_or_dropped_are_not_kept() -> None:
+    """As in the test beside it, but nothing asks for what has expired, which would empty the heap."""
+    scheduler = Scheduler()
+    for number in range(1000):
+        scheduler.add(sample(number, request=number))
+        scheduler.update(scheduler.schedule(1)) if number % 2 else scheduler.abort(number)
+    assert len(scheduler._deadlines) < 100
+    assert scheduler.expired(9e9) == []
