@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -113,8 +114,6 @@ def test_text_that_comes_in_pieces_is_bounded_too(client: httpx.Client) -> None:
     whole = IMAGE + part(b'name="prompt"', b"a" * 3 * MAX_FIELD) + b"--x--\r\n"
 
     def pieces() -> Iterator[bytes]:
-        import time
-
         for start in range(0, len(whole), MAX_FIELD // 2):
             yield whole[start : start + MAX_FIELD // 2]
             time.sleep(0.15)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from service.engine.certificates import Certificate, load, save
-from service.engine.certification import batch_sizes, certify
+from service.engine.certification import batch_sizes, certify, fingerprint
 from service.engine.cpu import ROWS, CpuNetwork
 from service.engine.embedding import Key
 from service.engine.forward import Forward, build_forward
@@ -220,9 +220,6 @@ def test_sizes_are_those_without_padding(
 
 
 def test_without_invariance_the_threads_decide_bits(tmp_path: Path) -> None:
-    from service.engine.certification import fingerprint
-    from service.engine.lanes import Way
-    from service.engine.protocol import EngineConfig
 
     class Plan:
         plan = "plan"

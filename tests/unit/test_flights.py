@@ -245,6 +245,7 @@ def test_latents_drawn_ahead_are_drawn_once_and_forgotten_with_their_sample(info
     stand.finish()
     assert stand.journal.count("latents of 2") == 1
     assert stand.pixels.keys() == {0, 2}
+    assert stand.loop._rows == {}
 
 
 def test_times_of_a_step_begin_when_the_one_before_ended(info: ModelInfo) -> None:

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 
+import msgspec
 import pytest
 import torch
 from torch import Tensor
@@ -286,8 +287,6 @@ def test_a_ring_ends_one_wait_for_a_lane(stand: Stand) -> None:
 
 def test_models_have_their_turns(info: ModelInfo) -> None:
     """Endless work of one model keeps none of another from its steps."""
-    import msgspec
-
     stand = Stand(info, lanes=1, largest=1)
     other = msgspec.structs.replace(info, name="other")
     sizes = [SizeTime(1, 1e-3)]

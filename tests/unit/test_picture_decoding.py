@@ -172,7 +172,7 @@ def test_a_cutout_keeps_its_colours_and_says_where_it_is_transparent() -> None:
     assert mask_of(got).tolist() == [[0] * 4 + [1] * 4] * 8
 
 
-def test_a_mask_is_its_white_part_by_nearest_pixel() -> None:
+def test_a_mask_is_its_white_part() -> None:
     image = Image.new("L", (64, 64), 127)
     image.paste(128, (0, 0, 32, 64))
     got = mask_of(read(encoded(image, "PNG"), use="mask"))

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from service.npz import OtherRun
 from service.resumed import Expected, is_made
 
 
 def test_only_an_image_of_this_run_is_made(tmp_path: Path) -> None:
-    from PIL.PngImagePlugin import PngInfo
-
     expected = Expected("avatars", "sha256:1", [22, 0])
     path = tmp_path / "seed1.png"
     assert not is_made(path, expected)
