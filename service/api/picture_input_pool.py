@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 from typing import Final
 
@@ -17,7 +18,7 @@ import msgspec
 from service.api.picture_input import UNKNOWN, UNREADABLE, Order, Picture, Refusal, format_of
 from service.api.picture_input_worker import LENGTH
 from service.environment import without_secrets
-from service.errors import Unavailable
+from service.errors import Draining, Unavailable
 
 __all__ = ["PicturePool"]
 
@@ -37,6 +38,7 @@ class PicturePool:
         self._seconds = seconds
         self._idle: list[_Worker] = []
         self._all: set[_Worker] = set()
+        self._closed = False
 
     @property
     def pids(self) -> list[int]:
@@ -44,13 +46,24 @@ class PicturePool:
         return [worker.pid for worker in self._all]
 
     async def read(self, order: Order) -> Picture | Refusal:
-        """The picture that an order asks for, or why there is none. Raises `Unavailable`."""
+        """The picture that an order asks for, or why there is none. Raises `Unavailable`, `Draining`."""
         if format_of(order.data) is None:
             return UNKNOWN
         async with self._places:
             answer = await self._ask(self._idle.pop(), order) if self._idle else None
             # One that was idle may have died since, by no fault of this picture.
-            return answer or await self._ask(await self._start(), order) or UNREADABLE
+            return answer or await self._ask_anew(order)
+
+    async def _ask_anew(self, order: Order) -> Picture | Refusal:
+        """Of a new worker, and of another one when somebody kills that: no picture does, short of memory or not."""
+        for _ in range(2):
+            worker = await self._start()
+            answer = await self._ask(worker, order)
+            if answer is not None:
+                return answer
+            if not worker.killed:
+                return UNREADABLE
+        raise Unavailable("the processes that read pictures are killed", retry_after=1)
 
     async def _ask(self, worker: _Worker, order: Order) -> Picture | Refusal | None:
         """A worker's answer; None when it dies instead."""
@@ -73,6 +86,8 @@ class PicturePool:
         return answer
 
     async def _start(self) -> _Worker:
+        if self._closed:
+            raise Draining("the service is stopping")
         try:
             worker = await _Worker.start(self._memory)
         except OSError as error:  # no descriptors, no processes, no memory
@@ -85,7 +100,8 @@ class PicturePool:
         await worker.end()
 
     async def close(self) -> None:
-        """Ends all workers; leaves no process behind."""
+        """Ends all workers; leaves no process behind. Pictures that are being read are refused with `Draining`."""
+        self._closed = True
         self._idle.clear()
         for worker in list(self._all):
             await self._end(worker)
@@ -101,6 +117,11 @@ class _Worker:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def killed(self) -> bool:
+        """Whether somebody ended it by SIGKILL; known when it has ended."""
+        return self._process.returncode == -signal.SIGKILL
 
     @classmethod
     async def start(cls, memory: int) -> _Worker:

@@ -13,6 +13,8 @@ from service.engine.request import SizeTime
 
 log = logging.getLogger(__name__)
 
+LEAST = 1e-6  # seconds of a step; what says less is no measurement
+
 
 class Trial(msgspec.Struct, frozen=True):
     """Whether a way of running gives the anchor's bits to every row, wherever it stands."""
@@ -33,7 +35,10 @@ def load(folder: str, fingerprint: str, threads: int) -> Certificate | None:
     """What an earlier start with as many threads found; None when there is nothing of use."""
     path = _path(folder, fingerprint, threads)
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Certificate)
+        found = msgspec.json.decode(path.read_bytes(), type=Certificate)
+        if not all(time.seconds >= LEAST for time in found.times):
+            raise ValueError("a step takes no time")
+        return found
     except FileNotFoundError:
         return None
     except (OSError, ValueError, msgspec.MsgspecError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time as clock
 from collections.abc import Iterator
 from pathlib import Path
@@ -180,6 +181,20 @@ def test_pictures_that_are_none_are_refused_by_name(info: ModelInfo, config: Eng
     """Not as other bits for the same work: NaN equals nothing."""
     with pytest.raises(FatalModelError, match="not finite in float32"):
         run(Overflowing, info, msgspec.structs.replace(config, batch_invariant=invariant))
+
+
+@pytest.mark.parametrize("pattern", ["true", r'"seconds": [0-9.e-]+'])
+def test_a_certificate_that_cannot_be_true_is_made_anew(info: ModelInfo, config: EngineConfig, pattern: str) -> None:
+    """An anchor without its own bits, steps that take no time."""
+    before, sizes, _ = run(Wrapped, info, config)
+    (file,) = (path for path in Path(config.cache_dir).rglob("*.json"))
+    damaged, count = re.subn(pattern, {"true": "false"}.get(pattern, '"seconds": 0'), file.read_text())
+    assert count
+    file.write_text(damaged)
+    after, again, _ = run(Wrapped, info, config)
+    assert (after.fingerprint, after.trials) == (before.fingerprint, before.trials)
+    assert [size.size for size in again] == [size.size for size in sizes]
+    assert all(size.seconds > 0 for size in again)
 
 
 def test_a_certificate_that_is_no_text_is_none(info: ModelInfo, config: EngineConfig) -> None:
