@@ -145,13 +145,19 @@ async def test_a_deadline_holds_though_the_engine_says_nothing() -> None:
     await stand.pool.close()
 
 
-async def test_devices_that_give_different_bits_are_not_served() -> None:
-    stand = Stand()
+def two_engines(stand: Stand) -> tuple[list[SilentLink], EnginePool]:
+    """A pool of two, and who stands for each."""
     links = [SilentLink(), SilentLink()]
     left = iter(links)
     config = EngineConfig("cpu", "float32", 1, 8, 1.0, True, str(Path("/nowhere")))
     pool = EnginePool([stand.info], [config] * 2, lambda *to: next(left).connect(*to), Limits(),
                       EngineMetrics(Metrics()))  # fmt: skip
+    return links, pool
+
+
+async def test_devices_that_give_different_bits_are_not_served() -> None:
+    stand = Stand()
+    links, pool = two_engines(stand)
     await pool.start()
     for link, fingerprint in zip(links, "fg", strict=True):
         await link.connected.wait()
@@ -163,11 +169,7 @@ async def test_devices_that_give_different_bits_are_not_served() -> None:
 
 async def test_all_engines_that_are_ready_count_in_the_admission() -> None:
     stand = Stand()
-    links = [SilentLink(), SilentLink()]
-    left = iter(links)
-    config = EngineConfig("cpu", "float32", 1, 8, 1.0, True, str(Path("/nowhere")))
-    pool = EnginePool([stand.info], [config] * 2, lambda *to: next(left).connect(*to), Limits(),
-                      EngineMetrics(Metrics()))  # fmt: skip
+    links, pool = two_engines(stand)
     await pool.start()
     for link in links:
         await link.connected.wait()
