@@ -24,6 +24,7 @@ __all__ = ["PicturePool"]
 
 MEMORY: Final = 640 * 2**20  # bytes that one picture may take; the largest that is allowed takes half of it
 SECONDS: Final = 20.0  # that one picture may take
+UNSEEN: Final = 255  # asyncio's exit code of a process whose end somebody else saw
 PICTURES: Final = 200  # that a worker reads before it is replaced
 
 _answers = msgspec.msgpack.Decoder(Picture | Refusal)
@@ -120,8 +121,8 @@ class _Worker:
 
     @property
     def killed(self) -> bool:
-        """Whether somebody ended it by SIGKILL; known when it has ended."""
-        return self._process.returncode == -signal.SIGKILL
+        """Whether somebody ended it by SIGKILL, or so that nobody knows; known when it has ended."""
+        return self._process.returncode in (-signal.SIGKILL, UNSEEN)
 
     @classmethod
     async def start(cls, memory: int) -> _Worker:
