@@ -24,7 +24,7 @@ __all__ = ["PicturePool"]
 
 MEMORY: Final = 640 * 2**20  # bytes that one picture may take; the largest that is allowed takes half of it
 SECONDS: Final = 20.0  # that one picture may take
-UNSEEN: Final = 255  # asyncio's exit code of a process whose end somebody else saw
+UNSEEN: Final = 255  # asyncio's exit code of a process whose end something else saw, as its own `kill` may
 PICTURES: Final = 200  # that a worker reads before it is replaced
 
 _answers = msgspec.msgpack.Decoder(Picture | Refusal)

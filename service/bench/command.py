@@ -123,7 +123,7 @@ def _write(args: argparse.Namespace, served: Served, results: list[dict[str, Any
     try:
         args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
-        print(f"onestep bench: --json: {args.json}: {error.strerror}", file=sys.stderr)
+        raise SystemExit(_refuse(f"--json: {args.json}: {error.strerror}", ExitCode.USAGE)) from None
 
 
 def _may_write(path: Path) -> bool:

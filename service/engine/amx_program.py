@@ -53,9 +53,8 @@ class _Watch(TorchDispatchMode):
         if name not in MADE:
             result = func(*args, **given)
             read, made = _places((args, given)), _places(result)
-            if not made <= read or (
-                read and not made
-            ):  # else it is a view, or several, or has nothing to do with values
+            # else it is a view, or several, or has nothing to do with values
+            if not made <= read or (read and not made):
                 raise UnknownStepError(name)
             return result
         form = func(*tree_map_only(Tensor, _formal, args), **given)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
 import pytest
 
 from service.api.multipart import MAX_FIELD
+from tests.api.conftest import Stand
 from tests.conftest import Server, StartServer
 from tests.hostile_pictures import colourful, encoded
 from tests.tiny import tiny_model
@@ -110,14 +110,15 @@ def test_a_long_field_is_refused_by_its_name(client: httpx.Client, route: str) -
     assert "mmm" not in answer.text
 
 
-def test_text_that_comes_in_pieces_is_bounded_too(client: httpx.Client) -> None:
+@pytest.mark.anyio
+async def test_text_that_comes_in_pieces_is_bounded_too(stand: Stand) -> None:
     whole = IMAGE + part(b'name="prompt"', b"a" * 3 * MAX_FIELD) + b"--x--\r\n"
 
-    def pieces() -> Iterator[bytes]:
+    async def pieces() -> AsyncIterator[bytes]:
         for start in range(0, len(whole), MAX_FIELD // 2):
             yield whole[start : start + MAX_FIELD // 2]
-            time.sleep(0.15)
 
-    answer = client.post("/v1/images/edits", content=pieces(), headers=FORM)
+    async with stand.client() as client:
+        answer = await client.post("/v1/images/edits", content=pieces(), headers=FORM)
     assert answer.status_code in (400, 422), answer.text
     assert "bytes" in refusal(answer)[1], answer.json()

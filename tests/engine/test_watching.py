@@ -10,7 +10,7 @@ import pytest
 
 from service.engine import supervisor
 from service.engine.inbox import Inbox
-from service.engine.links import ThreadLink, _FrameReader
+from service.engine.links import OnLost, OnMessage, ThreadLink, _FrameReader
 from service.engine.protocol import FromEngine, Ping, Pong, StepStarted, frame
 from service.engine.supervisor import Executing, Supervisor
 from tests.engine.silent import SilentLink, Stand
@@ -110,9 +110,9 @@ async def test_an_engine_that_is_connected_while_it_closes_is_ended() -> None:
     stand, go = Stand(), asyncio.Event()
     connect = stand.link.connect
 
-    async def slowly(*to) -> SilentLink:  # type: ignore[no-untyped-def]
+    async def slowly(on_message: OnMessage, on_lost: OnLost) -> SilentLink:
         await go.wait()
-        return await connect(*to)
+        return await connect(on_message, on_lost)
 
     stand.pool._engines[0]._connect = slowly
     await stand.pool.start()

@@ -15,9 +15,9 @@ from service.engine.times import StepTimes
 from service.errors import Overloaded
 
 
-def admission(engines: int = 1, **limits: float) -> Admission:
+def admission(limits: Limits, engines: int = 1) -> Admission:
     """Of a model that does one image-step a second on each engine."""
-    made = Admission(Limits(**limits))  # type: ignore[arg-type]
+    made = Admission(limits)
     made.times["m"] = StepTimes([SizeTime(1, 1.0)])
     made.engines = engines
     return made
@@ -38,7 +38,7 @@ def accept(made: Admission, asked: Sequence[Sample]) -> None:
 
 
 def test_a_request_that_would_end_after_its_deadline_is_refused_with_the_seconds_it_lacks() -> None:
-    made = admission(max_queue_time=1e6)
+    made = admission(Limits(max_queue_time=1e6))
     accept(made, samples(20, request=1))
     made.check(samples(4, timeout=30), 0.0)
     with pytest.raises(Overloaded) as error:
@@ -47,7 +47,7 @@ def test_a_request_that_would_end_after_its_deadline_is_refused_with_the_seconds
 
 
 def test_one_that_would_wait_longer_than_max_queue_time_is_told_how_much_longer() -> None:
-    made = admission(max_queue_time=5)
+    made = admission(Limits(max_queue_time=5))
     accept(made, samples(20, request=1))
     with pytest.raises(Overloaded) as error:
         made.check(samples(20), 0.0)
@@ -55,7 +55,7 @@ def test_one_that_would_wait_longer_than_max_queue_time_is_told_how_much_longer(
 
 
 def test_the_time_until_an_engine_is_back_counts() -> None:
-    made = admission(max_queue_time=5)
+    made = admission(Limits(max_queue_time=5))
     made.check(samples(2), 4.0)
     with pytest.raises(Overloaded, match="max_queue_time"):
         made.check(samples(2), 6.0)
@@ -64,7 +64,7 @@ def test_the_time_until_an_engine_is_back_counts() -> None:
 
 
 def test_what_breaks_the_deadlines_of_accepted_requests_is_refused_and_an_idle_service_takes_any_length() -> None:
-    made = admission(request_timeout=30, max_queue_time=1e6)
+    made = admission(Limits(request_timeout=30, max_queue_time=1e6))
     accept(made, samples(20, client="a", request=1))
     with pytest.raises(Overloaded, match="accepted") as error:
         made.check(samples(15, client="b"), 0.0)
@@ -74,6 +74,6 @@ def test_what_breaks_the_deadlines_of_accepted_requests_is_refused_and_an_idle_s
 
 
 def test_engines_share_the_work() -> None:
-    made = admission(2, max_queue_time=1e6)
+    made = admission(Limits(max_queue_time=1e6), engines=2)
     accept(made, samples(20, request=1))
     made.check(samples(20, timeout=25), 0.0)

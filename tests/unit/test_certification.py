@@ -6,6 +6,8 @@ import re
 import time as clock
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import msgspec
 import pytest
@@ -235,14 +237,12 @@ def test_sizes_are_those_without_padding(
 
 
 def test_without_invariance_the_threads_decide_bits(tmp_path: Path) -> None:
-
-    class Plan:
-        plan = "plan"
+    network = cast("CpuNetwork", SimpleNamespace(plan="plan"))
 
     def found(threads: int, invariant: bool, revision: str = "sha256:1", dtype: str = "float32") -> str:
         config = EngineConfig("cpu", dtype, threads, 8, 1.0, invariant, str(tmp_path))
         info = msgspec.structs.replace(model_info(), revision=revision)
-        return fingerprint(info, config, Plan(), Way(8, 1), [])  # type: ignore[arg-type]
+        return fingerprint(info, config, network, Way(8, 1), [])
 
     assert found(1, True) == found(2, True)
     assert found(1, False) != found(2, False)

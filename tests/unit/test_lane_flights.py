@@ -228,6 +228,7 @@ def test_what_is_cancelled_or_expires_in_the_air_disturbs_nobody(
     assert [said.samples for said in stand.said if isinstance(said, Expired)] == [(0,)]
     assert (0,) in [said.samples for said in stand.said if isinstance(said, StepStarted)]
     assert stand.pixels == alone(info, 2, steps=2).pixels
+    assert stand.loop._rows == {}
 
 
 def test_what_a_lane_raises_ends_the_loop(stand: Stand) -> None:
@@ -255,19 +256,6 @@ def test_times_of_batches_are_told_by_the_lanes_they_leave(info: ModelInfo, stan
     assert all(said.batch == 4 for said in pairs)
     (lone,) = [said for said in alone(info, 20).said if isinstance(said, StepEnded)]
     assert (lone.size, lone.batch) == (1, 1)
-
-
-def test_tensors_of_what_is_cancelled_or_expires_are_freed(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock()
-    monkeypatch.setattr(loop, "time", clock)
-    stand.submit(0, steps=2, label=SLOW, deadline=101.0)
-    stand.submit(1, steps=2, label=SLOW)
-    stand.loop.step()
-    assert stand.gate.reached.wait(PATIENCE)
-    stand.loop.cancel([1])
-    clock.now = 102.0
-    stand.finish()
-    assert stand.loop._rows == {}
 
 
 def test_a_ring_ends_one_wait_for_a_lane(stand: Stand) -> None:
