@@ -130,7 +130,7 @@ def test_without_numba_operators_do_it(
     assert torch.allclose(quick, slow, atol=1e-4)
 
 
-@pytest.mark.parametrize("damage", [b"", b"junk", b"Ix\n."])
+@pytest.mark.parametrize("damage", [b"", *(pytest.param(each, marks=pytest.mark.slow) for each in (b"junk", b"Ix\n."))])
 def test_a_kept_kernel_that_cannot_be_read_is_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, damage: bytes
 ) -> None:

@@ -14,6 +14,8 @@ from training.adversarial import OWN_HELD, OWN_NOISE, AdversarialTuner, distance
 from training.network import SIGMA_MAX
 from training.sampling import to_uint8
 
+pytestmark = pytest.mark.slow  # it trains
+
 
 @pytest.fixture(autouse=True)
 def little_to_do_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:

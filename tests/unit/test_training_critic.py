@@ -11,6 +11,8 @@ from training.critic import Critic, Eye, hinge, pull
 from training.network import build_unet, denoiser
 from training.recipe import CLASSES, PRESETS
 
+pytestmark = pytest.mark.slow  # it trains
+
 
 @pytest.fixture(scope="module")
 def unet() -> UNet2DModel:

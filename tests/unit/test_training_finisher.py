@@ -15,6 +15,8 @@ from training.network import SIGMA_MAX
 from training.recipe import PRESETS
 from training.starts import MUCH, kept_of
 
+pytestmark = pytest.mark.slow  # it trains
+
 
 def test_many_starts_are_what_the_step_before_made(tmp_path: Path) -> None:
     """Rows 0 to 8 of 16: its pictures with noise, to be made of themselves, cleaned, where they show through it."""

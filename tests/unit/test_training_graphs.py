@@ -17,6 +17,8 @@ from training.graphs import EAGER, Replayed
 from training.recipe import PRESETS
 from training.trainer import Trainer
 
+pytestmark = pytest.mark.slow  # it trains
+
 
 class Recorder:
     """In the place of a graph: a replay only counts."""

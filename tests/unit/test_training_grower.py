@@ -17,6 +17,8 @@ from training.grower import Grower
 from training.growth import grow
 from training.network import SIGMA_MAX, build_unet
 
+pytestmark = pytest.mark.slow  # it trains
+
 
 def grower(folder: Path) -> Grower:
     """That begins with the smaller network."""

@@ -21,6 +21,8 @@ from training.starts import MUCH
 from training.state import load_weights, save_weights
 from training.trainer import Trainer
 
+pytestmark = pytest.mark.slow  # it trains
+
 SIZE = PRESETS["smoke"].network.image_size
 
 

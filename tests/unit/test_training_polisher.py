@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from tests.grainy_polisher import grainy_polisher
@@ -12,6 +13,8 @@ from training.network import SIGMA_MAX
 from training.polisher import Polisher, flattened
 from training.recipe import CLASSES
 from training.starts import draw_starts
+
+pytestmark = pytest.mark.slow  # it trains
 
 
 def test_the_filter_takes_grain_and_keeps_edges() -> None:

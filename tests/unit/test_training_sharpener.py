@@ -16,6 +16,8 @@ from training.network import SIGMA_MAX
 from training.polisher import without_grain
 from training.sharpener import Sharpener
 
+pytestmark = pytest.mark.slow  # it trains
+
 
 @pytest.fixture
 def trainer(tmp_path: Path) -> Sharpener:

@@ -15,6 +15,8 @@ from training.network import SIGMA_MAX
 from training.snapper import AHEAD, WAY, Snapper
 from training.state import load_weights
 
+pytestmark = pytest.mark.slow  # it trains
+
 
 def test_distances_are_mean_squares() -> None:
     random = torch.Generator().manual_seed(0)

@@ -19,6 +19,8 @@ from training.state import save_weights
 from training.train import KEEPERS, main
 from training.trainer import Trainer
 
+pytestmark = pytest.mark.slow  # it trains
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Avatars:
