@@ -1,8 +1,8 @@
 """Where the time of a network forward and of the steps around it goes, in this process and without a server.
 
-Where a forward is one call (`service.engine.amx_program`), its steps are done one by one for that. Elsewhere
+Where a forward is one call (`service.engine.program`), its steps are done one by one for that. Elsewhere
 kinds are those of `torch.profiler`'s operators: each one's own time goes to the scope it ran in (a group norm, an
-attention block, a convolution by tile instructions with the norm before it), else to what its name says; the
+attention block, a convolution by a kernel with the norm before it), else to what its name says; the
 interpreter's time between operators is a kind of its own. The profiler slows small operators more than large ones, so
 its shares are taken of a time measured without it. CPU only.
 """
@@ -21,19 +21,21 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
-from service.engine.amx_calls import ATTEND, CONVOLVE, NORMALISE
 from service.engine.amx_conv import AmxConv2d
-from service.engine.amx_program import Programs
 from service.engine.blocks import QuickAttention
 from service.engine.cpu import ROWS, rows_of_part, team_size
 from service.engine.embedding import Key
 from service.engine.forward import Forward, ProjectedForward, build_forward
 from service.engine.heap import keep_freed_memory
+from service.engine.kernel_conv import KernelConv2d
 from service.engine.lanes import Lanes
 from service.engine.norm import KernelGroupNorm
+from service.engine.program import Programs
 from service.engine.protocol import EngineConfig, Finished, Submit, decode_from_engine, decode_to_engine, frame
 from service.engine.request import Sample, SampleResult
 from service.engine.scheduler import Scheduler
+from service.engine.steps import ATTEND, CONVOLVE, NORMALISE
+from service.engine.vector_conv import VectorConv2d
 from service.engine.worker import prepare_runner
 from service.models.info import ModelInfo
 from service.models.loader import load_unet
@@ -82,18 +84,17 @@ def matmul_peak(dtype: torch.dtype, threads: int, lanes: int, seconds: float) ->
     return lanes * 4 * 2 * SIDE**3 / best / 1e6
 
 
-def products_of(forward: Forward) -> int:
-    """How many of bfloat16 by tile instructions stand for one of a convolution; 0 where those are not used."""
-    modules = forward._body.modules() if isinstance(forward, ProjectedForward) else ()
-    convolutions = [module for module in modules if isinstance(module, AmxConv2d)]
-    return max((sum(each._parts - piece for piece in range(each._pieces)) for each in convolutions), default=0)
+def products_of(forward: Forward, dtype: torch.dtype) -> tuple[torch.dtype, float]:
+    """The type of the products that a network in `dtype` is made of, and how many stand for one of a convolution.
 
-
-def peak(dtype: torch.dtype, products: int, threads: int, lanes: int, seconds: float) -> float:
-    """GFLOP/s that products in `dtype` could reach, by the instructions that are used."""
-    if products:
-        return matmul_peak(torch.bfloat16, threads, lanes, seconds) / products
-    return matmul_peak(dtype, threads, lanes, seconds)
+    Several by tile instructions, of bfloat16; less than one where Winograd's tiles spare some.
+    """
+    modules = list(forward._body.modules()) if isinstance(forward, ProjectedForward) else []
+    by_tiles = [sum(each._parts - i for i in range(each._pieces)) for each in modules if isinstance(each, AmxConv2d)]
+    if by_tiles:
+        return torch.bfloat16, max(by_tiles)
+    sizes = [each._size for each in modules if isinstance(each, VectorConv2d) and each._size > 1]
+    return (torch.float32, (min(sizes) + 2) ** 2 / (3 * min(sizes)) ** 2) if sizes else (dtype, 1)
 
 
 def gflop_per_image_step(info: ModelInfo) -> dict[str, float]:
@@ -117,7 +118,7 @@ def install_scopes() -> None:
     """Names for the profiler what it would not see, or not tell apart."""
     for kind, owner, name in (
         (NORM, KernelGroupNorm, "normalised"),
-        (CONV, AmxConv2d, "_convolve"),
+        (CONV, KernelConv2d, "_convolve"),
         (ATTENTION, QuickAttention, "forward"),
     ):
         setattr(owner, name, scoped(kind, getattr(owner, name)))
@@ -173,10 +174,8 @@ def shares_of(forward: Forward, given: tuple[Tensor, tuple[Tensor, ...]]) -> dic
 
 def step_shares(programs: Programs, run: Callable[[], object], rows: int) -> dict[str, float]:
     """As `shares`, of a forward of so many rows that is one call; what is around its steps is the interpreter's."""
-    from service.engine.amx_steps import runner
-
     run()
-    steps, do = programs.bound(rows).steps, runner()
+    steps, do = programs.bound(rows).steps, programs.instructions.runner()
     kinds = [{CONVOLVE: CONV, ATTEND: ATTENTION, NORMALISE: NORM}.get(int(step[0]), OTHER) for step in steps]
     for i in [i for i, kind in enumerate(kinds) if kind == ATTENTION]:
         kinds[i - 1] = kinds[i + 1] = ATTENTION  # the linear layers around it
@@ -210,7 +209,7 @@ def network_profile(info: ModelInfo, dtype: str, cores: int, seconds: float) -> 
     found: dict[str, Any] = {"gflop_per_image_step": gflop_per_image_step(info)}
     with torch.inference_mode():
         forward = build_forward(unet, info, torch.device("cpu"), kind)
-        products = products_of(forward)
+        products, each_has = products_of(forward, kind)
         single, full = inputs(info, forward, 1), inputs(info, forward, largest)
         times = {}
         for threads in sorted({1, team_size(1, cores)}):
@@ -227,7 +226,7 @@ def network_profile(info: ModelInfo, dtype: str, cores: int, seconds: float) -> 
         lanes.close()
         found["full"] = {"rows": largest * cores, "threads": 1, "lanes": cores, "ms": whole, "shares": split}
     for each in (found["single"], found["full"]):
-        each["peak_gflops"] = peak(kind, products, each["threads"], each["lanes"], seconds)
+        each["peak_gflops"] = matmul_peak(products, each["threads"], each["lanes"], seconds) / each_has
         each["kinds_ms"] = {name: each["ms"] * share for name, share in each.pop("shares").items()}
     return found
 

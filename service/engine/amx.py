@@ -17,7 +17,9 @@ from numba import int64, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-BYTE, LONG, POINTER = ir.IntType(8), ir.IntType(64), ir.PointerType(ir.IntType(8))
+from service.engine.addresses import POINTER
+
+BYTE = ir.IntType(8)
 
 ROWS, ROW_BYTES = 16, 64
 BYTES = ROWS * ROW_BYTES  # of a tile
@@ -116,23 +118,3 @@ def configure(typing, address):
         return context.get_dummy_value()
 
     return types.void(int64), generate
-
-
-@intrinsic
-def address_of(typing, pointer):
-    """A pointer as a number."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.ptrtoint(arguments[0], LONG)
-
-    return int64(types.voidptr), generate
-
-
-@intrinsic
-def pointer_to(typing, address):
-    """A number as a pointer."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], POINTER)
-
-    return types.voidptr(int64), generate

@@ -9,12 +9,12 @@ from __future__ import annotations
 import numpy as np
 from numba import carray, njit
 
+from service.engine.addresses import address_of
 from service.engine.amx_conv_kernels import (
     BYTES,
     PIECES,
     ROW_BYTES,
     ROWS,
-    address_of,
     configure,
     dot_00,
     dot_01,
@@ -69,7 +69,7 @@ def _turn(pieces, tiles):
     A tile's line has two values of 16 keys.
     """
     for tile in range(0, pieces.nbytes, BYTES):
-        transpose(pieces.ctypes.data + tile, tiles.ctypes.data + tile)
+        transpose(pieces.ctypes.data + tile, ROW_BYTES, tiles.ctypes.data + tile, ROW_BYTES)
 
 
 @njit(inline="always")

@@ -13,6 +13,7 @@ import numpy as np
 from numba import carray, int64, njit
 
 from service.engine import amx
+from service.engine.addresses import address_of
 from service.engine.kept import compiled
 from service.engine.norm_kernels import find_factors, same, together_of
 from service.engine.vectors import (
@@ -34,7 +35,7 @@ load_00, load_01, load_10, load_11 = map(amx.load, range(4))
 store_00, store_01, store_10, store_11 = map(amx.store, range(4))
 load_pixels_0, load_pixels_1, load_weights_0, load_weights_1 = map(amx.load, range(4, 8))
 dot_00, dot_01, dot_10, dot_11 = amx.dot(0, 4, 6), amx.dot(1, 4, 7), amx.dot(2, 5, 6), amx.dot(3, 5, 7)
-configure, release, address_of, pointer_to = amx.configure, amx.release, amx.address_of, amx.pointer_to
+configure, release = amx.configure, amx.release
 ROWS, ROW_BYTES, BYTES = amx.ROWS, amx.ROW_BYTES, amx.BYTES
 
 

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from service.diffusion.transfer import upload
-from service.engine.amx_conv import amx_convolution, has_tiles
+from service.engine.amx_conv import amx_convolution
 from service.engine.blocks import quicken
 from service.engine.embedding import Key, Projections, separable
 from service.engine.norm import Kernel, cast, norm_kernel, replace_norms
 from service.engine.packing import Convolution, PackedConv2d, input_shapes, pack_convolutions
 from service.engine.protocol import EngineConfig
+from service.engine.steps import TILES, VECTORS, Instructions
 from service.engine.unet import UNetBody
+from service.engine.vector_conv import vector_convolution
 from service.models.info import ModelInfo
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d import UNet2DModel
 
-    from service.engine.amx_program import Programs
+    from service.engine.program import Programs
 
 log = logging.getLogger(__name__)
 
@@ -99,22 +102,22 @@ class ProjectedForward:
         self._body = UNetBody(unet).to(device)
         self.programs: Programs | None = None  # its forwards as one call
         norms = tile_norms_of(self._body) if device.type == "cuda" and dtype in SAME else None
-        quick = device.type == "cpu" and dtype in PACKED and torch.backends.mkldnn.enabled and has_units(dtype)
-        tiles = amx_convolution(dtype) if quick and not compiled else None
-        if tiles is not None:
+        packed = device.type == "cpu" and dtype in PACKED and torch.backends.mkldnn.enabled
+        instructions, convolution = _kernels(dtype) if packed and not compiled else (None, None)
+        if instructions is not None:
             self._dtype = self._embedding_dtype = torch.float32  # of images; convolutions round
         cast(self._body, self._dtype)
         for weight in self._body.parameters():
             if weight.ndim == 4:
                 weight.data = weight.data.contiguous(memory_format=torch.channels_last)
         self.plan = "projected"
-        if quick:
-            if tiles is None:
-                kernel = norm_kernel(dtype)
-                name = "packed" + ", kernels" * (kernel is not None)
-                self._pack(info, lambda shapes, _: self._packed(shapes, kernel), name)
-            else:
-                self._pack(info, lambda shapes, inputs: self._joined(shapes, tiles, inputs), "packed, kernels, amx")
+        if instructions is not None and convolution is not None:
+            joined = partial(self._joined, instructions, convolution)
+            self._pack(info, joined, f"packed, kernels, {instructions.name}")
+        elif packed and has_units(dtype):
+            kernel = norm_kernel(dtype)
+            name = "packed" + ", kernels" * (kernel is not None)
+            self._pack(info, lambda shapes, _: self._packed(shapes, kernel), name)
         elif norms is not None and not compiled:
             from service.engine.triton_layers import COMPILER_REFUSALS
 
@@ -145,10 +148,12 @@ class ProjectedForward:
         replace_norms(self._body, kernel)
         quicken(self._body, shapes, PackedConv2d)
 
-    def _joined(self, shapes: Shapes, convolution: Convolution, inputs: tuple[Tensor, ...]) -> None:
-        from service.engine.amx_layers import quicken_by_tiles
+    def _joined(
+        self, instructions: Instructions, convolution: Convolution, shapes: Shapes, inputs: tuple[Tensor, ...]
+    ) -> None:
+        from service.engine.program_layers import quicken_by
 
-        self.programs = quicken_by_tiles(self._body, shapes, convolution, inputs)
+        self.programs = quicken_by(instructions, self._body, shapes, convolution, inputs)
 
     def _tiled(self, shapes: Shapes, norms: dict[nn.Module, nn.Module]) -> None:
         from service.engine.triton_layers import TileConv2d, tile_body
@@ -192,6 +197,15 @@ class ProjectedForward:
                 setattr(parent, name, child)
 
 
+def _kernels(dtype: torch.dtype) -> tuple[Instructions, Convolution] | tuple[None, None]:
+    """What this processor has quick kernels for, and what makes convolutions of them."""
+    for instructions, make in ((TILES, amx_convolution), (VECTORS, vector_convolution)):
+        convolution = make(dtype)
+        if convolution is not None:
+            return instructions, convolution
+    return None, None
+
+
 def tile_norms_of(body: nn.Module) -> dict[nn.Module, nn.Module] | None:
     """The group normalisations of `body` for a GPU, or None where there is no Triton."""
     try:
@@ -224,14 +238,14 @@ def build_forward(
 
     `compiled` is the configuration of an engine that wants it compiled. Raises FatalModelError when that fails.
     """
-    if device.type == "cpu" and not has_units(dtype):
+    if device.type == "cpu" and not has_units(dtype) and _kernels(dtype) == (None, None):
         log.warning("this CPU has no units for %s: it emulates them, and float32 is several times quicker", dtype)
     if compiled is not None:
         if device.type == "cpu" and separable(unet) and dtype in PACKED and has_units(dtype):
             from service.engine.compiled import CompiledForward
 
-            if has_tiles():
-                log.warning("this CPU has tile instructions: by them %s is quicker than compiled", dtype)
+            if _kernels(dtype) != (None, None):
+                log.warning("there are kernels for this CPU's instructions: by them %s is quicker than compiled", dtype)
             return CompiledForward(unet, info, dtype, compiled)
         log.warning("%s is not compiled: that is for the CPU, and for number types it has units for", info.name)
     if separable(unet):

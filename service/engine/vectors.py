@@ -5,7 +5,7 @@ Numba's own loops use half of a vector register's width.
 
 from __future__ import annotations
 
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import float32, int64, types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -14,6 +14,8 @@ from service.engine.norm_kernels import BIAS, LEAST, LN_2_HIGH, LN_2_LOW, LOG2_E
 
 WIDE = 32  # values
 HALF = WIDE // 2  # of a register
+
+FEATURES = ("avx512f", "avx512bw")
 
 LONG, INTEGER, FLOAT, SHORT = ir.IntType(64), ir.IntType(32), ir.FloatType(), ir.IntType(16)
 NOTHING = -60.0  # exp of it is lost beside 1, and pieces of it are normal numbers, which are quicker than others
@@ -31,6 +33,12 @@ def _integers(value):
     return ir.Constant(INTEGERS, [value] * HALF)
 
 
+def available() -> bool:
+    """Whether this processor has the instructions."""
+    features = binding.get_host_cpu_features()
+    return all(features.get(name) for name in FEATURES)
+
+
 class Vectors:
     """Code for half of the values at a time."""
 
@@ -41,6 +49,18 @@ class Vectors:
         """16 values at a 4-byte address, the first or the second half."""
         at = self.builder.add(address, ir.Constant(address.type, 4 * HALF * half))
         return self.builder.load(self.builder.inttoptr(at, ir.PointerType(FLOATS)), align=4)
+
+    def store(self, value, address, half):
+        """As `load`, the other way."""
+        at = self.builder.add(address, ir.Constant(address.type, 4 * HALF * half))
+        self.builder.store(value, self.builder.inttoptr(at, ir.PointerType(FLOATS)), align=4)
+
+    def prefetch(self, address):
+        """Has the cache line of an address brought near."""
+        kind = ir.FunctionType(ir.VoidType(), [ir.PointerType(ir.IntType(8)), INTEGER, INTEGER, INTEGER])
+        function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
+        place = self.builder.inttoptr(address, ir.PointerType(ir.IntType(8)))
+        self.builder.call(function, [place, *(ir.Constant(INTEGER, number) for number in (0, 2, 1))])
 
     def fma(self, a, b, c):
         """a b + c, rounded once."""
@@ -73,6 +93,11 @@ class Vectors:
         """A number 16 times."""
         one = self.builder.insert_element(ir.Constant(FLOATS, ir.Undefined), value, ir.Constant(INTEGER, 0))
         return self.builder.shuffle_vector(one, one, _integers(0))
+
+    def everywhere_at(self, address):
+        """The number at a 4-byte address 16 times."""
+        place = self.builder.inttoptr(address, ir.PointerType(FLOAT))
+        return self.everywhere(self.builder.load(place, align=4))
 
     def _reciprocal(self, x):
         mask = ir.IntType(HALF)
@@ -175,6 +200,36 @@ split_activated, round_activated = _split_normalised(silu=True), _round_normalis
 """SiLU of that."""
 
 
+def _written(silu):
+    @intrinsic
+    def instruction(typing, source, mean, factor, shift, target):
+        def generate(context, builder, signature, arguments):
+            for half, value in enumerate(_normalised(builder, arguments[:4], silu)):
+                Vectors(builder).store(value, arguments[4], half)
+            return context.get_dummy_value()
+
+        return types.void(*[int64] * 5), generate
+
+    return instruction
+
+
+write_normalised, write_activated = _written(silu=False), _written(silu=True)
+"""The same two as float32."""
+
+
+@intrinsic
+def copy(typing, source, target):
+    """32 values."""
+
+    def generate(context, builder, signature, arguments):
+        vectors = Vectors(builder)
+        for half in range(2):
+            vectors.store(vectors.load(arguments[0], half), arguments[1], half)
+        return context.get_dummy_value()
+
+    return types.void(int64, int64), generate
+
+
 def _greater(builder, a, b):
     return builder.select(builder.fcmp_ordered(">", a, b), a, b)
 
@@ -238,6 +293,25 @@ def split_exponentials(typing, source, most, scale, sums, high, middle, low):
 
 
 @intrinsic
+def exponentials(typing, source, most, scale, sums):
+    """Of 32 values, in their place: exp((x - most) scale), or what counts as nothing; they are added to 16 sums."""
+
+    def generate(context, builder, signature, arguments):
+        vectors = Vectors(builder)
+        most, scale = map(vectors.everywhere, arguments[1:3])
+        total = vectors.load(arguments[3], 0)
+        for half in range(2):
+            x = builder.fmul(builder.fsub(vectors.load(arguments[0], half), most), scale)
+            x = builder.fmul(*vectors.exp(x, NOTHING))
+            vectors.store(x, arguments[0], half)
+            total = builder.fadd(total, x)
+        vectors.store(total, arguments[3], 0)
+        return context.get_dummy_value()
+
+    return types.void(int64, float32, float32, int64), generate
+
+
+@intrinsic
 def split_pairs(typing, first, second, high, middle, low):
     """As `split`, of 16 values each at two addresses, side by side."""
 
@@ -257,16 +331,18 @@ def _both(builder, one, two, half):
 
 
 @intrinsic
-def transpose(typing, source, target):
-    """16 rows of 16 integers into 16 columns."""
+def transpose(typing, source, source_apart, target, target_apart):
+    """16 rows of 16 integers into 16 columns; rows at an address, and those that are made, are so many bytes apart."""
 
     def generate(context, builder, signature, arguments):
         places = [
             [
-                builder.inttoptr(builder.add(address, ir.Constant(LONG, 4 * HALF * i)), ir.PointerType(INTEGERS))
+                builder.inttoptr(
+                    builder.add(address, builder.mul(apart, ir.Constant(LONG, i))), ir.PointerType(INTEGERS)
+                )
                 for i in range(HALF)
             ]
-            for address in arguments
+            for address, apart in zip(arguments[::2], arguments[1::2], strict=True)
         ]
         rows = [builder.load(place, align=4) for place in places[0]]
         for step in (8, 4, 2, 1):  # blocks of this side beside the diagonal change places
@@ -280,4 +356,4 @@ def transpose(typing, source, target):
             builder.store(row, place, align=4)
         return context.get_dummy_value()
 
-    return types.void(int64, int64), generate
+    return types.void(*[int64] * 4), generate

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,12 @@ from torch import Tensor, nn
 from service.engine import amx, amx_conv
 from service.engine.amx_conv import AmxConv2d, amx_convolution
 from service.engine.forward import ProjectedForward
-from service.engine.norm import KernelGroupNorm, RowGroupNorm, norm_kernel
+from service.engine.norm import KernelGroupNorm, norm_kernel
 from service.engine.packing import FusedConv2d, PackedConv2d
+from service.engine.steps import TILES
 from service.models.folder import load_info
 from service.models.loader import load_unet
-from tests.tiles import with_tiles
+from tests.instructions import PLAN, use, with_tiles
 from tests.tiny import tiny_model
 
 pytestmark = pytest.mark.usefixtures("inference")
@@ -33,7 +33,6 @@ SHAPES = [  # channels, output channels, height, width, side
     (64, 192, 8, 8, 1),
     (32, 64, 3, 5, 1),
 ]
-PART = [(3, 32, 16, 16, 3), (64, 3, 8, 32, 3), (40, 20, 5, 3, 1)]  # of a tile's channels
 HOLDERS = {1: torch.bfloat16, 2: torch.float16, 3: torch.float32}  # of weights in so many pieces
 
 
@@ -127,118 +126,6 @@ def test_in_bfloat16_silu_on_the_way_is_rounded_once() -> None:
 
 
 @with_tiles
-@pytest.mark.parametrize("pieces", HOLDERS)
-@pytest.mark.parametrize(("channels", "out_channels", "height", "width", "side"), PART)
-def test_channels_that_a_tile_lacks_change_nothing(
-    channels: int, out_channels: int, height: int, width: int, side: int, pieces: int
-) -> None:
-    conv = convolution(channels, out_channels, side, HOLDERS[pieces])
-    wide = convolution(64, 32, side, HOLDERS[pieces])
-    wide.weight.zero_()
-    wide.bias.zero_()
-    wide.weight[:out_channels, :channels], wide.bias[:out_channels] = conv.weight, conv.bias
-    x, other = noise(3, channels, height, width), noise(3, out_channels, height, width, seed=3)
-    expected = by_tiles(wide)(nn.functional.pad(x, (0, 0, 0, 0, 0, 64 - channels)))[:, :out_channels]
-    ours = by_tiles(conv)
-    assert torch.equal(ours(x), expected)
-    assert torch.allclose(ours.plus(x, other), expected + other, atol=1e-6)
-    assert torch.equal(ours(x[1:2].clone())[0], expected[1])
-
-
-@with_tiles
-@pytest.mark.parametrize(("channels", "out_channels", "height", "width", "side"), SHAPES)
-def test_bits_of_a_row_do_not_depend_on_its_company(
-    monkeypatch: pytest.MonkeyPatch, channels: int, out_channels: int, height: int, width: int, side: int
-) -> None:
-    ours = by_tiles(convolution(channels, out_channels, side))
-    x, other = noise(5, channels, height, width), noise(5, out_channels, height, width, seed=3)
-    together, added = ours(x), ours.plus(x, other)
-    monkeypatch.setattr(amx_conv, "CACHE", 0)
-    for row in range(len(x)):
-        alone, its_other = x[row : row + 1].clone(), other[row : row + 1].clone()
-        assert torch.equal(ours(alone)[0], together[row])
-        assert torch.equal(ours.plus(alone, its_other)[0], added[row])
-    assert torch.equal(ours(x), together)
-
-
-@with_tiles
-@pytest.mark.parametrize(("channels", "out_channels", "height", "width", "side"), SHAPES)
-@pytest.mark.parametrize("silu", [False, True])
-def test_a_norm_on_the_way_is_as_good_as_one_before(
-    channels: int, out_channels: int, height: int, width: int, side: int, silu: bool
-) -> None:
-    kernel = norm_kernel(torch.float32)
-    assert kernel is not None
-    norm = nn.GroupNorm(8, channels).requires_grad_(False)
-    norm.weight.normal_(generator=torch.Generator().manual_seed(4))
-    own = RowGroupNorm(norm)
-    conv = convolution(channels, out_channels, side, torch.bfloat16)
-    ours, exact = by_tiles(conv), copy.deepcopy(conv).double()
-    x, other = 20 * noise(3, channels, height, width) + 5, noise(3, out_channels, height, width, seed=3)
-    scale, shift = noise(3, 2 * channels + 3, 1, 1, seed=5)[:, 2 : 2 + 2 * channels, 0, 0].chunk(2, dim=1)
-    for modulation, added in ((None, None), ((scale, shift), None), ((scale, shift), other), (None, other)):
-        found = ours.after(KernelGroupNorm(norm, kernel), x, silu=silu, modulation=modulation, other=added)
-        hidden = own.normalised(x, silu=silu, modulation=modulation)
-        expected = exact(hidden.double()) + (0 if added is None else added)
-        assert torch.allclose(found.double(), expected, rtol=1e-5, atol=2e-5)
-        assert torch.equal(
-            ours.after(own, x, silu=silu, modulation=modulation, other=added), apart(ours, hidden, added)
-        )
-    for row in range(len(x)):
-        alone = ours.after(KernelGroupNorm(norm, kernel), x[row : row + 1].clone(), silu=silu)
-        assert torch.equal(alone[0], ours.after(KernelGroupNorm(norm, kernel), x, silu=silu)[row])
-
-
-def apart(conv: AmxConv2d, hidden: Tensor, other: Tensor | None) -> Tensor:
-    return conv(hidden) if other is None else conv.plus(hidden, other)
-
-
-@with_tiles
-def test_silu_on_the_way_is_exact_from_end_to_end() -> None:
-    """Of values far below zero nothing is left, of those far above all, and in between what float64 says."""
-    kernel = norm_kernel(torch.float32)
-    assert kernel is not None
-    norm = nn.GroupNorm(1, 32).requires_grad_(False)
-    conv = nn.Conv2d(32, 64, 1, bias=False).requires_grad_(False)
-    conv.weight.copy_(torch.cat([torch.eye(32), torch.eye(32)])[:, :, None, None])
-    x = torch.linspace(-1, 1, 32 * 256).view(1, 32, 16, 16)
-    norm.weight.fill_(60)
-    ours, norm_ours = by_tiles(conv), KernelGroupNorm(norm, kernel)
-    found = ours.after(norm_ours, x, silu=True)[:, :32]
-    values = ours.after(norm_ours, x, silu=False)[:, :32].double()
-    assert float(values.min()) < -90
-    assert float(values.max()) > 90
-    assert torch.allclose(found.double(), values * values.sigmoid(), rtol=2e-6, atol=1e-30)
-
-
-@with_tiles
-@pytest.mark.parametrize(("channels", "out_channels", "height", "width", "side"), [*SHAPES, *PART])
-def test_of_every_second_pixel_it_is_what_it_is_of_all(
-    channels: int, out_channels: int, height: int, width: int, side: int
-) -> None:
-    conv = convolution(channels, out_channels, side)
-    x, all_of_it = noise(3, channels, height, width), by_tiles(conv)(noise(3, channels, height, width))
-    conv.stride = (2, 2)
-    ours = by_tiles(conv)
-    assert torch.allclose(ours(x), conv(x), atol=1e-4)
-    assert torch.equal(ours(x), all_of_it[:, :, ::2, ::2])
-    assert ours(x).is_contiguous(memory_format=NHWC)
-    assert torch.equal(ours.plus(x, ours(x)), 2 * ours(x))
-
-
-@with_tiles
-def test_without_a_bias_and_from_another_layout() -> None:
-    conv = convolution(32, 32, 3)
-    x = noise(2, 32, 8, 16)
-    biased = by_tiles(conv)(x)
-    bias, conv.bias = conv.bias, None
-    assert bias is not None
-    ours = by_tiles(conv)
-    assert torch.allclose(ours(x) + bias[:, None, None], biased, atol=1e-5)
-    assert torch.equal(ours(x.contiguous()), ours(x))
-
-
-@with_tiles
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_is_not_finite_stays_in_its_neighbourhood(dtype: torch.dtype) -> None:
     x = noise(2, 32, 8, 8)
@@ -246,24 +133,6 @@ def test_what_is_not_finite_stays_in_its_neighbourhood(dtype: torch.dtype) -> No
     found = by_tiles(convolution(32, 32, 3), dtype)(x).isnan()
     assert found[1, :, 3:6, 3:6].all()
     assert int(found.sum()) == 32 * 9
-
-
-@pytest.mark.parametrize(
-    "conv",
-    [
-        nn.Conv2d(32, 32, 3, padding=1, stride=3),
-        nn.Conv2d(32, 32, 3),
-        nn.Conv2d(32, 32, 5, padding=2),
-        nn.Conv2d(32, 32, 3, padding=1, groups=2),
-        nn.Conv2d(32, 32, 3, padding=2, dilation=2),
-        nn.Conv2d(32, 32, 3, padding=1, padding_mode="circular"),
-        nn.Conv2d(32, 32, 3, padding=1, dtype=torch.bfloat16),
-        nn.Linear(32, 32),
-    ],
-    ids=str,
-)
-def test_other_forms_do_not_fit(conv: nn.Module) -> None:
-    assert not AmxConv2d.fits(conv)
 
 
 @pytest.mark.parametrize(("pieces", "digits"), [(1, -0x10000), (2, -0x100), (3, -1)])
@@ -282,7 +151,9 @@ def refuse(*arguments: Any) -> int:
 
 
 @pytest.mark.parametrize("refusal", ["numba", "linux", "another system"])
-def test_where_there_are_no_tiles_vectors_do_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: str) -> None:
+def test_where_there_are_no_tiles_something_else_does_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: str
+) -> None:
     info = load_info(tiny_model(tmp_path / "m"), "tiny")
     amx.available.cache_clear()
     if refusal == "numba":
@@ -291,9 +162,10 @@ def test_where_there_are_no_tiles_vectors_do_it(tmp_path: Path, monkeypatch: pyt
         monkeypatch.setattr(amx, "_request", refuse)
     else:
         monkeypatch.setattr(sys, "platform", "darwin")
+    use(monkeypatch, TILES)
     form = ProjectedForward(load_unet(info), info, torch.device("cpu"), torch.float32)
     amx.available.cache_clear()
-    assert form.plan == "projected, packed, kernels"
+    assert form.plan == PLAN
     convolutions = [module for module in form._body.modules() if isinstance(module, FusedConv2d)]
     assert convolutions
     assert all(isinstance(module, PackedConv2d) for module in convolutions)

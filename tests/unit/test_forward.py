@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from service.engine import amx, amx_layers, compiled
+from service.engine import compiled, program_layers
 from service.engine import forward as forwards
 from service.engine.blocks import QuickAttention, QuickResnet
 from service.engine.cpu import CpuNetwork
@@ -21,12 +21,12 @@ from service.engine.protocol import EngineConfig
 from service.models.folder import load_info
 from service.models.info import ModelInfo
 from service.models.loader import load_unet
+from tests.instructions import PLAN, plan_here, use
 from tests.tiny import Layout, tiny_model, tiny_unet
 
 pytestmark = pytest.mark.usefixtures("inference")
 
 CPU = torch.device("cpu")
-PLAN = "projected, packed, kernels" + ", amx" * amx.available()
 TIMES = (1095.5, 300.25, -700.0, -1553.6)
 
 
@@ -48,34 +48,34 @@ def reference(info: ModelInfo, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("layout", ["imagenet_like", "lsun_like", "plain"])
 @pytest.mark.parametrize("sample_size", [8, 12])
-@pytest.mark.parametrize("tiles", [True, False])
+@pytest.mark.parametrize("kernels", [True, False])
 def test_quick_form_is_as_exact_as_diffusers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: Layout, sample_size: int, tiles: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: Layout, sample_size: int, kernels: bool
 ) -> None:
-    if not tiles:
-        monkeypatch.setattr(forwards, "amx_convolution", lambda dtype: None)
+    if not kernels:
+        use(monkeypatch, None)
     info = made(tmp_path / "m", layout, sample_size=sample_size)
     x = torch.randn(4, *info.latent_shape, generator=torch.Generator().manual_seed(1))
     exact = reference(info, x)
     quick = build_forward(load_unet(info), info, CPU, torch.float32)
     stock = PlainForward(load_unet(info), CPU, torch.float32)
     off, usual = (float((form.run(x, form.prepare(keys_of(info))) - exact).abs().max()) for form in (quick, stock))
-    assert quick.plan == (PLAN if tiles else "projected, packed, kernels")
+    assert quick.plan == (plan_here() if kernels else PLAN)
     assert off <= 2 * usual
 
 
-@pytest.mark.parametrize("tiles", [True, False])
+@pytest.mark.parametrize("kernels", [True, False])
 def test_blocks_that_have_no_quick_form_run_among_those_that_have(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiles: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernels: bool
 ) -> None:
     """The middle block's attention is scaled here, and normalises its pixels in a row."""
-    if not tiles:
-        monkeypatch.setattr(forwards, "amx_convolution", lambda dtype: None)
+    if not kernels:
+        use(monkeypatch, None)
     info = made(tmp_path / "m", "lsun_like", mid_block_scale_factor=1.5)
     x = torch.randn(4, *info.latent_shape, generator=torch.Generator().manual_seed(1))
     quick = build_forward(load_unet(info), info, CPU, torch.float32)
     assert torch.allclose(quick.run(x, quick.prepare(keys_of(info))).double(), reference(info, x), atol=1e-4)
-    assert quick.plan == (PLAN if tiles else "projected, packed, kernels")
+    assert quick.plan == (plan_here() if kernels else PLAN)
 
 
 @pytest.mark.parametrize("layout", ["imagenet_like", "lsun_like", "plain"])
@@ -125,7 +125,7 @@ def test_what_cannot_be_compiled_runs_as_it_would_without(tmp_path: Path, caplog
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_compiling_what_tiles_do_quicker_is_warned_of(
+def test_compiling_what_kernels_do_quicker_is_warned_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, dtype: torch.dtype
 ) -> None:
     info = made(tmp_path / "m", "plain")
@@ -133,7 +133,7 @@ def test_compiling_what_tiles_do_quicker_is_warned_of(
     monkeypatch.setattr(compiled, "CompiledForward", lambda *_: "compiled")
     monkeypatch.setattr(forwards, "has_units", lambda dtype: True)
     assert build_forward(load_unet(info), info, CPU, dtype, wanted) == "compiled"
-    assert ("tile instructions" in caplog.text) == amx.available()
+    assert ("quicker than compiled" in caplog.text) == (plan_here() != PLAN)
 
 
 def test_packing_that_changes_the_output_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +152,7 @@ def test_packing_that_fails_is_undone(tmp_path: Path, monkeypatch: pytest.Monkey
 
     info = made(tmp_path / "m", "plain")
     monkeypatch.setattr(forwards, "quicken", fail)
-    monkeypatch.setattr(amx_layers, "quicken", fail)
+    monkeypatch.setattr(program_layers, "quicken", fail)
     form = ProjectedForward(load_unet(info), info, CPU, torch.float32)
     assert form.plan == "projected"
     assert not any(isinstance(module, RowGroupNorm) for module in form._body.modules())
@@ -173,7 +173,7 @@ def test_bfloat16_keeps_the_time_in_float32(tmp_path: Path) -> None:
 def test_bfloat16_is_packed_where_the_cpu_has_units_for_it(tmp_path: Path) -> None:
     info = made(tmp_path / "m", "imagenet_like")
     exact, half = (ProjectedForward(load_unet(info), info, CPU, dtype) for dtype in (torch.float32, torch.bfloat16))
-    assert half.plan == (PLAN if has_units(torch.bfloat16) else "projected")
+    assert half.plan == (plan_here() if has_units(torch.bfloat16) or plan_here() != PLAN else "projected")
     x = torch.randn((2, *info.latent_shape), generator=torch.Generator().manual_seed(1))
     keys: list[Key] = [(1095.5, 3), (-1553.0, 4)]
     expected = exact.run(x, exact.prepare(keys))
@@ -183,7 +183,7 @@ def test_bfloat16_is_packed_where_the_cpu_has_units_for_it(tmp_path: Path) -> No
 @pytest.mark.parametrize("projected", [False, True])
 def test_norms_keep_float32_weights_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, projected: bool) -> None:
     """A norm's weight of 1 + 2^-9 is no bfloat16: rounded, a whole channel is off."""
-    monkeypatch.setattr(forwards, "amx_convolution", lambda dtype: None)  # by tiles all weights stay float32
+    use(monkeypatch, None)  # by kernels all weights stay float32
     info = made(tmp_path / "m", "plain")
     unet = load_unet(info)
     norms = [module for module in unet.modules() if isinstance(module, nn.GroupNorm)]

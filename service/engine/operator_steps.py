@@ -1,4 +1,4 @@
-"""What PyTorch's operators between a network's layers move, as steps of `service.engine.amx_steps`."""
+"""What PyTorch's operators between a network's layers move, as steps of a program."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from service.engine.amx_calls import COPY, HALVE, Step
+from service.engine.steps import COPY, HALVE, Step
 
 LOOPS = 4  # of a copy
 ZEROS = torch.zeros(4096)  # channels that may be cleared

@@ -18,16 +18,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from service.engine.amx_calls import ATTEND, CONVOLVE, COPY, HALVE, NORMALISE, Step, noting, table_of
-from service.engine.amx_copies import CHANGED, MADE, UnknownStepError
+from service.engine.operator_steps import CHANGED, MADE, UnknownStepError
+from service.engine.steps import Instructions, Runner, Step, noting, table_of
 
-ADDRESSES = {  # which of a step's numbers
-    CONVOLVE: (1, 2, 3, 4, 5, 17, 18, 19, 20),
-    ATTEND: (1, 2, 3),
-    NORMALISE: (1, 2, 3, 4, 5, 6),
-    COPY: (1, 2),
-    HALVE: (1, 2),
-}
 LINE = 64  # bytes that a processor moves at once
 
 
@@ -109,7 +102,7 @@ class Program(NamedTuple):
     output: Where
 
 
-def note(body: Callable[..., Tensor], inputs: Sequence[Tensor]) -> Program:
+def note(body: Callable[..., Tensor], instructions: Instructions, inputs: Sequence[Tensor]) -> Program:
     """What `body` does with such inputs, each with memory of its own. Raises UnknownStepError if that is no program."""
     steps: list[Step] = []
     with noting(steps), _Watch(steps) as watch:
@@ -126,7 +119,7 @@ def note(body: Callable[..., Tensor], inputs: Sequence[Tensor]) -> Program:
     held: list[tuple[int, int, Buffer]] = []
     given = {_place(each) for each in inputs}
     for i, step in enumerate(table):
-        for column in ADDRESSES[int(step[0])]:
+        for column in instructions.addresses[int(step[0])]:
             buffer = holder(int(step[column]))
             if buffer is not None:
                 held.append((i, column, buffer))
@@ -167,11 +160,9 @@ def arrange(buffers: Sequence[Buffer]) -> int:
 class Bound:
     """A program with memory."""
 
-    def __init__(self, program: Program, memory: Tensor) -> None:
-        from service.engine.amx_steps import runner
-
+    def __init__(self, program: Program, run: Runner, memory: Tensor) -> None:
         self.steps = program.steps + program.relative * memory.data_ptr()
-        self._run, self._arguments = runner(), (self.steps.ctypes.data, len(self.steps))
+        self._run, self._arguments = run, (self.steps.ctypes.data, len(self.steps))
         self._inputs = [each.of(memory) for each in program.inputs]
         self._output = program.output.of(memory)
 
@@ -194,8 +185,9 @@ class _Own(threading.local):
 class Programs:
     """A network's body as programs. Called by several threads."""
 
-    def __init__(self, body: Callable[..., Tensor]) -> None:
+    def __init__(self, body: Callable[..., Tensor], instructions: Instructions) -> None:
         self._body = body
+        self.instructions = instructions
         self._programs: dict[int, Program] = {}
         self._own = _Own()
 
@@ -211,10 +203,10 @@ class Programs:
     def _bind(self, inputs: Sequence[Tensor]) -> Bound:
         own, rows = self._own, len(inputs[0])
         if rows not in self._programs:
-            self._programs[rows] = note(self._body, [each.clone() for each in inputs])
+            self._programs[rows] = note(self._body, self.instructions, [each.clone() for each in inputs])
         program = self._programs[rows]
         if program.size > len(own.memory):
             own.bound.clear()
             own.memory = torch.frombuffer(mmap(-1, program.size), dtype=torch.uint8)  # the system has the old one back
-        own.bound[rows] = Bound(program, own.memory)
+        own.bound[rows] = Bound(program, self.instructions.runner(), own.memory)
         return own.bound[rows]

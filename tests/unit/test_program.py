@@ -12,18 +12,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from service.engine.amx_calls import ATTEND, Step, call, noting
 from service.engine.amx_conv import constants
-from service.engine.amx_copies import UnknownStepError, copied
-from service.engine.amx_program import Buffer, Programs, arrange
 from service.engine.embedding import Key
 from service.engine.forward import PlainForward, ProjectedForward
+from service.engine.operator_steps import UnknownStepError, copied
+from service.engine.program import Buffer, Programs, arrange
+from service.engine.steps import ATTEND, VECTORS, Instructions, Step, noting
 from service.models.folder import load_info
 from service.models.loader import load_unet
-from tests.tiles import with_tiles
+from tests.instructions import INSTRUCTIONS, PLAN, use
 from tests.tiny import Layout, tiny_model
 
 pytestmark = pytest.mark.usefixtures("inference")
+
+with_kernels = pytest.mark.parametrize("instructions", INSTRUCTIONS, indirect=True)
 
 TILED: dict[str, Any] = {"block_out_channels": [32, 64], "attention_head_dim": 32, "sample_size": 16}
 WEIGHT = torch.ones(1, 4, 5, 6)
@@ -31,6 +33,18 @@ IMAGENET: dict[str, Any] = {
     "down_block_types": ["ResnetDownsampleBlock2D", "AttnDownBlock2D"],
     "up_block_types": ["AttnUpBlock2D", "ResnetUpsampleBlock2D"],
 }
+
+
+@pytest.fixture
+def instructions(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Instructions:
+    """Those that networks run by."""
+    chosen: Instructions = request.param
+    use(monkeypatch, chosen)
+    return chosen
+
+
+def one_call(instructions: Instructions) -> str:
+    return f"{PLAN}, {instructions.name}, one call"
 
 
 def forward_of(folder: Path, layout: Layout, dtype: torch.dtype = torch.float32, **options: Any) -> ProjectedForward:
@@ -49,14 +63,18 @@ def layer_by_layer(form: ProjectedForward, x: Tensor, prepared: tuple[Tensor, ..
     return output
 
 
-@with_tiles
+@with_kernels
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("layout", "options"), [("plain", {}), ("imagenet_like", IMAGENET)])
 def test_one_call_does_what_the_layers_do_one_by_one(
-    tmp_path: Path, layout: Layout, options: dict[str, Any], dtype: torch.dtype
+    instructions: Instructions,
+    tmp_path: Path,
+    layout: Layout,
+    options: dict[str, Any],
+    dtype: torch.dtype,
 ) -> None:
     form = forward_of(tmp_path / "m", layout, dtype, **TILED, **options)
-    assert form.plan == "projected, packed, kernels, amx, one call"
+    assert form.plan == one_call(instructions)
     assert not form.teams
     for rows in (3, 1, 8, 3, 5, 1):
         x, prepared = inputs(form, rows)
@@ -67,8 +85,8 @@ def test_one_call_does_what_the_layers_do_one_by_one(
         assert torch.equal(x, given)
 
 
-@with_tiles
-def test_threads_do_not_share_what_they_compute_in(tmp_path: Path) -> None:
+@with_kernels
+def test_threads_do_not_share_what_they_compute_in(instructions: Instructions, tmp_path: Path) -> None:
     form = forward_of(tmp_path / "m", "plain", **TILED)
     given = [inputs(form, rows) for rows in (1, 2, 3, 4)] * 8
     expected = [form.run(*each) for each in given]
@@ -82,8 +100,8 @@ def test_threads_do_not_share_what_they_compute_in(tmp_path: Path) -> None:
     assert all(map(torch.equal, found, expected))
 
 
-@with_tiles
-def test_a_result_is_not_changed_by_the_next_one(tmp_path: Path) -> None:
+@with_kernels
+def test_a_result_is_not_changed_by_the_next_one(instructions: Instructions, tmp_path: Path) -> None:
     form = forward_of(tmp_path / "m", "plain", **TILED)
     x, prepared = inputs(form, 2)
     first = form.run(x, prepared)
@@ -92,44 +110,53 @@ def test_a_result_is_not_changed_by_the_next_one(tmp_path: Path) -> None:
     assert torch.equal(first, kept)
 
 
-@with_tiles
-def test_a_network_that_does_something_else_runs_layer_by_layer(tmp_path: Path) -> None:
+@with_kernels
+def test_a_network_that_does_something_else_runs_layer_by_layer(instructions: Instructions, tmp_path: Path) -> None:
     """Here it adds an embedding to the image."""
     form = forward_of(tmp_path / "m", "plain", **TILED, resnet_time_scale_shift="default")
-    assert form.plan == "projected, packed, kernels, amx"
+    assert form.plan == f"{PLAN}, {instructions.name}"
     assert form.teams
     x, prepared = inputs(form, 2)
     assert torch.equal(form.run(x, prepared), layer_by_layer(form, x, prepared))
 
 
-@with_tiles
+@with_kernels
 @pytest.mark.parametrize("options", [{"attention_head_dim": 8}, {"sample_size": 28}])
-def test_attention_that_tiles_do_not_divide_runs_layer_by_layer(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_attention_that_tiles_do_not_divide_runs_layer_by_layer(
+    instructions: Instructions,
+    tmp_path: Path,
+    options: dict[str, Any],
+) -> None:
     """What PyTorch computes there gives several tensors at once, and is no step."""
     form = forward_of(tmp_path / "m", "plain", **(TILED | options))
-    assert form.plan == "projected, packed, kernels, amx"
+    assert form.plan == f"{PLAN}, {instructions.name}"
     keys: list[Key] = [(0.0, 1), (100.0, 2)]
     x = torch.randn(2, 3, *[options.get("sample_size", 16)] * 2, generator=torch.Generator().manual_seed(1))
     stock = PlainForward(load_unet(load_info(tmp_path / "m", "tiny")), torch.device("cpu"), torch.float32)
     assert torch.allclose(form.run(x, form.prepare(keys)), stock.run(x, stock.prepare(keys)), atol=1e-5)
 
 
-@with_tiles
-def test_an_epsilon_without_a_fraction_is_a_number_all_the_same(tmp_path: Path) -> None:
+@with_kernels
+def test_an_epsilon_without_a_fraction_is_a_number_all_the_same(instructions: Instructions, tmp_path: Path) -> None:
     form = forward_of(tmp_path / "m", "plain", **TILED, norm_eps=1)
-    assert form.plan == "projected, packed, kernels, amx, one call"
+    assert form.plan == one_call(instructions)
 
 
-@with_tiles
+@with_kernels
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # all that Numba says of it
-def test_no_room_for_what_a_step_computes_in_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_no_room_for_what_a_step_computes_in_is_an_error(
+    instructions: Instructions,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
     with pytest.raises(MemoryError):
-        call(ATTEND, 0, 0, constants().ctypes.data, 1, 2**40, 1, 32)
+        instructions.call(ATTEND, 0, 0, *instructions.constants(), 1, 2**40, 1, 32)
     form = forward_of(tmp_path / "m", "plain", **TILED)
     x, prepared = inputs(form, 1)
     assert form.programs is not None
     bound = form.programs.bound(1)
-    bound.steps[0, :8] = ATTEND, 0, 0, constants().ctypes.data, 1, 2**40, 1, 32
+    step = (ATTEND, 0, 0, *instructions.constants(), 1, 2**40, 1, 32)
+    bound.steps[0, : len(step)] = step
     with pytest.raises(MemoryError):
         form.run(x, prepared)
 
@@ -150,7 +177,7 @@ def test_no_room_for_what_a_step_computes_in_is_an_error(monkeypatch: pytest.Mon
 )
 def test_what_has_no_step_is_named(body: Callable[[Tensor], Tensor], name: str) -> None:
     with pytest.raises(UnknownStepError, match=name):
-        Programs(body)((noise(1, 4, 5, 6),))
+        Programs(body, VECTORS)((noise(1, 4, 5, 6),))
 
 
 def in_a_scope(x: Tensor) -> Tensor:
@@ -159,7 +186,7 @@ def in_a_scope(x: Tensor) -> Tensor:
         return x[:, :, ::2]
 
 
-@with_tiles
+@with_kernels
 @pytest.mark.parametrize(
     "body",
     [
@@ -170,9 +197,9 @@ def in_a_scope(x: Tensor) -> Tensor:
         lambda x: in_a_scope(x).contiguous(),
     ],
 )
-def test_what_is_between_layers_has_steps(body: Callable[[Tensor], Tensor]) -> None:
+def test_what_is_between_layers_has_steps(instructions: Instructions, body: Callable[[Tensor], Tensor]) -> None:
     x = noise(2, 4, 6, 8)
-    assert torch.equal(Programs(body)((x,)), body(x))
+    assert torch.equal(Programs(body, instructions)((x,)), body(x))
 
 
 def noise(*shape: int) -> Tensor:
@@ -186,13 +213,13 @@ def test_a_thread_notes_its_own_calls() -> None:
 
     def note_another() -> None:
         with noting(theirs):
-            call(5, 6)
+            VECTORS.call(5, 6)
 
     with noting(ours):
-        call(0, 1, 2.0)
+        VECTORS.call(0, 1, 2.0)
         with ThreadPoolExecutor(1) as pool:
             pool.submit(note_another).result()
-        call(3)
+        VECTORS.call(3)
     assert (ours, theirs) == ([(0, 1, 2.0), (3,)], [(5, 6)])
 
 
@@ -210,18 +237,18 @@ def views(shape: tuple[int, ...]) -> list[Tensor]:
     ]
 
 
-@with_tiles
+@with_kernels
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5), (1, 32, 8, 8), (3, 1, 1, 2), (1, 1, 1, 1)])
-def test_copies_find_every_value(shape: tuple[int, ...]) -> None:
+def test_copies_find_every_value(instructions: Instructions, shape: tuple[int, ...]) -> None:
     for i, source in enumerate(views(shape)):
         source.copy_(torch.randn(shape))
         for target in views(shape):
             target.fill_(7)
-            call(*copied(target, source))
+            instructions.call(*copied(target, source))
             assert torch.equal(target, source), i
     one = torch.tensor(5.0)
     for target in views(shape):
-        call(*copied(target, one.expand(shape)))
+        instructions.call(*copied(target, one.expand(shape)))
         assert (target == 5).all()
 
 
