@@ -9,9 +9,12 @@ from service.engine import forward as forwards
 from service.engine.steps import TILES, VECTORS, Instructions
 
 with_tiles = pytest.mark.skipif(not amx.available(), reason="this processor has no tile instructions")
-with_vectors = pytest.mark.skipif(not vectors.available(), reason="this processor has no AVX-512")
+with_vectors = pytest.mark.skipif(not vectors.has(vectors.AVX2), reason="this processor has no AVX2")
 
-INSTRUCTIONS = [pytest.param(TILES, marks=with_tiles, id="amx"), pytest.param(VECTORS, marks=with_vectors, id="avx512")]
+INSTRUCTIONS = [
+    pytest.param(TILES, marks=with_tiles, id="amx"),
+    pytest.param(VECTORS, marks=with_vectors, id="vectors"),
+]
 
 PLAN = "projected, packed, kernels"
 """How networks run by operators and norms' kernels."""
@@ -19,7 +22,7 @@ PLAN = "projected, packed, kernels"
 
 def plan_here() -> str:
     """How networks run by what this processor has, but for whether it is one call."""
-    return PLAN + (", amx" if amx.available() else ", avx512" if vectors.available() else "")
+    return PLAN + (", amx" if amx.available() else ", vectors" if vectors.has(vectors.AVX2) else "")
 
 
 def use(monkeypatch: pytest.MonkeyPatch, instructions: Instructions | None) -> None:

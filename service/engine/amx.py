@@ -12,12 +12,13 @@ import sys
 from functools import cache
 
 import numpy as np
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import int64, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from service.engine.addresses import POINTER
+from service.engine.vectors import has
 
 BYTE = ir.IntType(8)
 
@@ -32,8 +33,7 @@ ARCH_PRCTL, REQUEST_PERMISSION, TILE_DATA = 158, 0x1023, 18
 @cache
 def available() -> bool:
     """Whether this processor has the instructions for bfloat16, and Linux lets this process use them."""
-    features = binding.get_host_cpu_features()
-    if sys.platform != "linux" or not all(features.get(name) for name in ("amx-tile", "amx-bf16", "avx512bw")):
+    if sys.platform != "linux" or not has(("amx-tile", "amx-bf16", "avx512bw")):
         return False
     return _request() == 0
 

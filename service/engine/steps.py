@@ -72,7 +72,7 @@ def _by_vectors() -> Runner:
 
 
 TILES = Instructions("amx", _by_tiles, {CONVOLVE: (1, 2, 3, 4, 5, 17, 18, 19, 20), ATTEND: (1, 2, 3)}, _tile_constants)
-VECTORS = Instructions("avx512", _by_vectors, {CONVOLVE: (1, 2, 3, 4, 15, 16, 17, 18), ATTEND: (1, 2)})
+VECTORS = Instructions("vectors", _by_vectors, {CONVOLVE: (1, 2, 3, 4, 15, 16, 17, 18), ATTEND: (1, 2)})
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Attention between pixels in float32 by vector instructions (AVX-512), in Python that Numba compiles.
+"""Attention between pixels in float32 by vector instructions, in Python that Numba compiles.
 
 Heads are taken one after the other, so their bits depend on no other row.
 """
@@ -10,15 +10,25 @@ from numba import carray, njit
 
 from service.engine.kept import compiled
 from service.engine.norm_kernels import ONE, ZERO
-from service.engine.vector_products import CHAIN, COLUMNS, PANEL, ROWS, VALUE, multiply, multiply_onto, room
-from service.engine.vectors import HALF, copy, exponentials, greatest_of, keep_greater, sum_of, transpose
+from service.engine.vector_products import (
+    CHAIN,
+    COLUMNS,
+    PANEL,
+    ROWS,
+    VALUE,
+    copy_columns,
+    multiply,
+    multiply_onto,
+    room,
+)
+from service.engine.vectors import HALF, WIDE, exponentials, greatest_of, keep_greater, sum_of, transpose
 
 LOWEST = np.float32(-np.inf)
 
 
 @njit(inline="always")
 def _turn(source, apart, panels):
-    """Keys at an address, so many bytes apart, as `[keys / 32, width, 32]`."""
+    """Keys at an address, so many bytes apart, as panels `[keys / COLUMNS, width, COLUMNS]`."""
     for panel in panels:
         for key in range(0, COLUMNS, HALF):
             for i in range(0, panel.shape[0], HALF):
@@ -29,10 +39,10 @@ def _turn(source, apart, panels):
 
 @njit(inline="always")
 def _pack(source, apart, panels):
-    """Values at an address, so many bytes apart, as `[width / 32, keys, 32]`."""
+    """Values at an address, so many bytes apart, as panels `[width / COLUMNS, keys, COLUMNS]`."""
     for panel in panels:
         for key in range(panel.shape[0]):
-            copy(source + key * apart, panel[key].ctypes.data)
+            copy_columns(source + key * apart, panel[key].ctypes.data)
         source += PANEL
 
 
@@ -42,11 +52,11 @@ def _weigh(scores, scale, lanes, shares):
     for row in range(scores.shape[0]):
         source = scores[row].ctypes.data
         lanes[:] = LOWEST
-        for i in range(0, scores.shape[1], COLUMNS):
+        for i in range(0, scores.shape[1], WIDE):
             keep_greater(lanes.ctypes.data, source + VALUE * i)
         most = greatest_of(lanes.ctypes.data)
         lanes[:] = ZERO
-        for i in range(0, scores.shape[1], COLUMNS):
+        for i in range(0, scores.shape[1], WIDE):
             exponentials(source + VALUE * i, most, scale, lanes.ctypes.data)
         shares[row] = ONE / sum_of(lanes.ctypes.data)
 

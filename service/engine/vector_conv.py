@@ -1,4 +1,4 @@
-"""Convolutions in float32 by vector instructions (AVX-512), with fewer products than they seem to need."""
+"""Convolutions in float32 by vector instructions, with fewer products than they seem to need."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from service.engine.kernel_conv import PANEL, Form, KernelConv2d, Norm
+from service.engine.kernel_conv import Form, KernelConv2d, Norm
 from service.engine.packing import Convolution, FusedConv2d, PackedConv2d
 from service.engine.steps import CONVOLVE, VECTORS
 
@@ -44,13 +44,13 @@ class VectorConv2d(KernelConv2d):
 
 @cache
 def has_vectors() -> bool:
-    """Whether convolutions here can be by AVX-512: the processor and Numba have to allow it."""
+    """Whether convolutions here can be by vectors of AVX2 or AVX-512: the processor and Numba have to allow it."""
     try:
-        from service.engine.vectors import available
+        from service.engine.vectors import AVX2, has
     except ImportError as error:
         log.warning("convolutions are slower than they could be, for there is no Numba: %s", error)
         return False
-    return available()
+    return has(AVX2)
 
 
 def vector_convolution(dtype: torch.dtype) -> Convolution | None:
@@ -79,13 +79,14 @@ def _size(conv: nn.Conv2d, shape: tuple[int, ...], dtype: torch.dtype) -> int:
 
 
 def _packed(conv: nn.Conv2d, size: int, out_channels: int) -> Tensor:
-    """Biases, then for each 32 output channels their weights `[numbers, channels, 32]`, turned if there are tiles."""
+    """Biases, then panels of weights `[numbers, channels, output channels of a panel]`, turned if there are tiles."""
+    from service.engine.vector_products import COLUMNS
     from service.engine.winograd import turned_weights
 
     weight = torch.zeros(out_channels, *conv.weight.shape[1:])
     weight[: conv.out_channels] = conv.weight.detach()
     turned = torch.from_numpy(turned_weights(weight.numpy(), size))
-    panels = turned.view(*turned.shape[:2], -1, PANEL).permute(2, 0, 1, 3)
+    panels = turned.view(*turned.shape[:2], -1, COLUMNS).permute(2, 0, 1, 3)
     biases = torch.zeros(out_channels)
     if conv.bias is not None:
         biases[: conv.out_channels] = conv.bias.detach()

@@ -1,4 +1,4 @@
-"""Convolution in float32 by vector instructions (AVX-512), in Python that Numba compiles. Images are NHWC.
+"""Convolution in float32 by vector instructions, in Python that Numba compiles. Images are NHWC.
 
 Three by three pixels are by `service.engine.winograd`, single ones by products alone. Every value is summed in an order
 that the layer's shape alone decides, so its bits depend on no other row. A group normalisation before it is done on the

@@ -1,4 +1,4 @@
-"""Products of matrices in float32 by vector instructions (AVX-512), for kernels in Python that Numba compiles."""
+"""Products of matrices in float32 by vector instructions, for kernels in Python that Numba compiles."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from numba import int64, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from service.engine.vectors import FLOATS, HALF, LONG, Vectors
+from service.engine.vectors import AVX512, FLOATS, HALF, LONG, Vectors, has
 
 VALUE, LINE = 4, 64  # bytes: of a float32, of what a processor moves at once
-ROWS = 8  # of a block: with 32 columns 16 vectors of sums, enough to keep two multipliers busy
-COLUMNS = 2 * HALF
+# Of a block: as many registers of sums as keep two multipliers busy, half of those that there are
+ROWS, COLUMNS = (8, 2 * HALF) if has(AVX512) else (4, HALF)
 CHAIN = 32  # products that should be added one to the next: sums of many are made of sums, and lose no digits
-PANEL = VALUE * COLUMNS  # bytes between the lines of a matrix 32 wide
+PANEL = VALUE * COLUMNS  # bytes between the lines of a matrix so wide
 
 
 @njit(inline="always")
@@ -25,6 +25,19 @@ def room(values):
     return buffer[start : start + values]
 
 
+@intrinsic
+def copy_columns(typing, source, target):
+    """`COLUMNS` values from one address to another."""
+
+    def generate(context, builder, signature, arguments):
+        vectors = Vectors(builder)
+        for half in range(COLUMNS // HALF):
+            vectors.store(vectors.load(arguments[0], half), arguments[1], half)
+        return context.get_dummy_value()
+
+    return types.void(int64, int64), generate
+
+
 def _multiplication(kind):
     """`kind` says what sums begin with or get besides: nothing, the output, a bias, or a bias and another matrix."""
     extra = {"plain": 0, "onto": 0, "biased": 1, "added": 2}[kind]
@@ -33,8 +46,9 @@ def _multiplication(kind):
         rows, row_stride, columns, column_stride, output, output_stride, depth, *rest = arguments
         vectors = Vectors(builder)
         lines = [builder.mul(output_stride, ir.Constant(LONG, row)) for row in range(ROWS)]
-        sums = [[cgutils.alloca_once(builder, FLOATS) for _ in range(2)] for _ in range(ROWS)]
-        for half in range(2):
+        halves = range(COLUMNS // HALF)
+        sums = [[cgutils.alloca_once(builder, FLOATS) for _ in halves] for _ in range(ROWS)]
+        for half in halves:
             begin = vectors.load(rest[0], half) if rest else ir.Constant(FLOATS, [0.0] * HALF)
             for row in sums:
                 builder.store(begin, row[half])
@@ -42,10 +56,10 @@ def _multiplication(kind):
         bytes_of_columns = builder.mul(column_stride, depth)
         with cgutils.for_range(builder, depth) as loop:
             at = builder.add(columns, builder.mul(column_stride, loop.index))
-            values = [vectors.load(at, half) for half in range(2)]
+            values = [vectors.load(at, half) for half in halves]
             if kind in ("plain", "onto"):
-                vectors.prefetch(builder.add(at, bytes_of_columns))
-                vectors.prefetch(builder.add(at, builder.add(bytes_of_columns, ir.Constant(LONG, LINE))))
+                for ahead in range(0, PANEL, LINE):
+                    vectors.prefetch(builder.add(at, builder.add(bytes_of_columns, ir.Constant(LONG, ahead))))
             offset = builder.mul(loop.index, ir.Constant(LONG, VALUE))
             for address, row in zip(left, sums, strict=True):
                 one = vectors.everywhere_at(builder.add(address, offset))
@@ -82,9 +96,9 @@ def _multiplication(kind):
 
 
 multiply, multiply_onto, multiply_biased, multiply_added = map(_multiplication, ("plain", "onto", "biased", "added"))
-"""Eight rows of a matrix times 32 columns of another, which may have any number of lines, the depth.
+"""`ROWS` of a matrix times `COLUMNS` of another, which may have any number of lines, the depth.
 
 They take the address of the rows, the bytes from one to the next, the same of the columns' lines and of the output, and
-the depth; then addresses of a bias `[32]` and of what is added `[8, 32]`, as far apart as the output. Sums are made in
+the depth; then addresses of a bias and of what is added, lines as far apart as the output's. Sums are made in
 the order of the depth, each product added without rounding it first. What follows the columns is brought near.
 """

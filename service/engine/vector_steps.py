@@ -1,4 +1,4 @@
-"""As `service.engine.amx_steps`, by vector instructions (AVX-512)."""
+"""As `service.engine.amx_steps`, by vector instructions."""
 
 from __future__ import annotations
 

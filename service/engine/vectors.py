@@ -1,21 +1,23 @@
-"""Vector instructions (AVX-512) on 32 values at once, for kernels in Python that Numba compiles.
+"""Vector instructions on 32 values at once, for kernels in Python that Numba compiles.
 
-Numba's own loops use half of a vector register's width.
+Numba's own loops use half of the width of AVX-512's registers. Where registers are narrower, it takes several.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from llvmlite import binding, ir
-from numba import float32, int64, types
+from numba import config, float32, int64, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from service.engine.norm_kernels import BIAS, LEAST, LN_2_HIGH, LN_2_LOW, LOG2_E, MANTISSA, MOST, POLYNOMIAL, ROUNDER
 
 WIDE = 32  # values
-HALF = WIDE // 2  # of a register
+HALF = WIDE // 2  # of AVX-512's registers
 
-FEATURES = ("avx512f", "avx512bw")
+AVX512, AVX2 = ("avx512f", "avx512bw"), ("avx2", "fma")  # features of a processor
 
 LONG, INTEGER, FLOAT, SHORT = ir.IntType(64), ir.IntType(32), ir.FloatType(), ir.IntType(16)
 NOTHING = -60.0  # exp of it is lost beside 1, and pieces of it are normal numbers, which are quicker than others
@@ -33,10 +35,14 @@ def _integers(value):
     return ir.Constant(INTEGERS, [value] * HALF)
 
 
-def available() -> bool:
-    """Whether this processor has the instructions."""
-    features = binding.get_host_cpu_features()
-    return all(features.get(name) for name in FEATURES)
+def has(names: Iterable[str]) -> bool:
+    """Whether what Numba compiles for, this processor if nothing else was asked for, has all of these features."""
+    asked = config.CPU_FEATURES
+    if asked is None:
+        features = dict(binding.get_host_cpu_features())
+    else:
+        features = {each[1:]: each.startswith("+") for each in asked.split(",")}
+    return all(features.get(name) for name in names)
 
 
 class Vectors:
@@ -86,6 +92,8 @@ class Vectors:
         """x / (1 + exp(-x))."""
         builder = self.builder
         below = self.fma(*self.exp(builder.fneg(x)), _all(1.0))
+        if not has(AVX512):
+            return builder.fdiv(x, below)
         guess = self._reciprocal(below)  # to 14 bits; Newton's step doubles them
         return builder.fmul(x, builder.fmul(guess, self.fma(builder.fneg(below), guess, _all(2.0))))
 

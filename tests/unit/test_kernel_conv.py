@@ -41,7 +41,7 @@ def by_vectors(size: int) -> Make:
 @pytest.fixture(
     params=[
         pytest.param(lambda conv: AmxConv2d(conv, 3), marks=with_tiles, id="amx"),
-        *(pytest.param(by_vectors(size), marks=with_vectors, id=f"avx512, tiles of {size}") for size in (1, 2, 4)),
+        *(pytest.param(by_vectors(size), marks=with_vectors, id=f"vectors, tiles of {size}") for size in (1, 2, 4)),
     ]
 )
 def make(request: pytest.FixtureRequest) -> Make:

@@ -113,7 +113,7 @@ def test_where_there_are_no_such_instructions_the_library_does_it(
     if refusal == "numba":
         monkeypatch.setitem(sys.modules, "service.engine.vectors", None)
     else:
-        monkeypatch.setattr(vectors, "FEATURES", ("avx1024",))
+        monkeypatch.setattr(vectors, "AVX2", ("avx1024",))
     has_vectors.cache_clear()
     form = ProjectedForward(load_unet(info), info, torch.device("cpu"), torch.float32)
     has_vectors.cache_clear()
