@@ -2,9 +2,9 @@
 
     NUMBA_CACHE_DIR=$(mktemp -d) python -m pytest -p tests.emulated_tiles tests/unit/test_amx_conv.py
 
-Sums are rounded once for each instruction, which is less than processors do: they are exact enough, and no proof that
-others are. All threads have the same tiles, so kernels must not run side by side. What is compiled must not be kept where
-a processor that has the instructions would find it.
+Sums are rounded once for each instruction, which is less than processors do: that they are exact enough here is no
+proof that others are. All threads have the same tiles, so kernels must not run side by side. What is compiled must
+not be kept where a processor that has the instructions would find it.
 """
 
 from __future__ import annotations
