@@ -37,7 +37,7 @@ def _integers(value):
 
 def has(names: Iterable[str]) -> bool:
     """Whether what Numba compiles for, this processor if nothing else was asked for, has all of these features."""
-    asked = config.CPU_FEATURES
+    asked = getattr(config, "CPU_FEATURES", None)  # of the environment, NUMBA_CPU_FEATURES
     if asked is None:
         features = dict(binding.get_host_cpu_features())
     else:
