@@ -71,7 +71,7 @@ class Settings(BaseModel):
     compile: bool = Field(
         False,
         description="Compile the network for this CPU at the first start, which takes minutes and a C++ compiler; kept "
-        "in cache_dir. Quicker, but not where there are tile instructions (AMX); another fingerprint.",
+        "in cache_dir. Quicker only where Onestep's own kernels do not run (AVX2, AVX-512, AMX); another fingerprint.",
     )
     cache_dir: Path = Field(
         default_factory=default_cache_dir,
