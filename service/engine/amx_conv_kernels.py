@@ -15,7 +15,7 @@ from numba import carray, int64, njit
 from service.engine import amx
 from service.engine.addresses import address_of
 from service.engine.kept import compiled
-from service.engine.norm_kernels import find_factors, same, together_of
+from service.engine.norm_kernels import find_factors, together_of
 from service.engine.vectors import (
     WIDE,
     round_activated,
@@ -175,7 +175,7 @@ def convolve(
             source = address_of(x) + 4 * (row + i) * image
             if normalised:
                 find_factors(
-                    images[row + i], same, weight, bias, scales[row + i], shifts[row + i],
+                    images[row + i], weight, bias, scales[row + i], shifts[row + i],
                     height * width, channels, groups, eps, modulated, factors,
                 )  # fmt: skip
             _fill(source, work, base, i * high * padded, height, width, channels, pad, parts, factors, normalised, silu)

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from functools import cache
 
 import numpy as np
-from numba import carray, njit
+from numba import carray, types
 from numba.core.types import boolean, float32, int64, void, voidptr
+from numba.extending import overload
 
-from service.engine.kept import kept
+from service.engine.kept import FORM, compiled, kept
 
 ENOUGH = 128  # values that make a vector loop worth its overhead: pixels of few channels are taken together
 BLOCK = 64  # of these are summed by themselves, so that sums over many pixels lose no digits
@@ -37,7 +38,7 @@ BIAS, MANTISSA = np.int32(127), np.int32(23)  # of float32
 SIGNATURE = void(*[voidptr] * 6, *[int64] * 5, float32, boolean, boolean)
 
 
-@njit(inline="always")
+@compiled
 def exp(x):
     """To the last but one bit."""
     x = min(max(x, LEAST), MOST)
@@ -48,18 +49,37 @@ def exp(x):
     return (p * r * r + r + ONE) * power
 
 
-@njit(inline="always")
-def same(value):
-    """A float32 is one already."""
-    return value
+def _value(stored):
+    """Of a number as images have it, float32 or the bits of a bfloat16."""
 
 
-@njit(inline="always")
-def _from_bfloat16(bits):
-    return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
+@overload(_value, jit_options=FORM)
+def _value_of(stored):
+    if isinstance(stored, types.Float):
+        return lambda stored: stored
+    return lambda stored: np.uint32(np.uint32(stored) << np.uint32(16)).view(np.float32)
 
 
-@njit(inline="always")
+def _put(image, i, j, value):
+    """`value` into an image, in whatever numbers it has."""
+
+
+@overload(_put, jit_options=FORM)
+def _put_into(image, i, j, value):
+    if isinstance(image.dtype, types.Float):
+
+        def put(image, i, j, value):
+            image[i, j] = value
+
+    else:
+
+        def put(image, i, j, value):
+            image[i, j] = _to_bfloat16(value)
+
+    return put
+
+
+@compiled
 def _to_bfloat16(value):
     """To the nearest, to even of two; a NaN stays one."""
     bits = np.float32(value).view(np.uint32)
@@ -67,45 +87,45 @@ def _to_bfloat16(value):
     return np.uint16(rounded) if value == value else np.uint16(0x7FC0)
 
 
-@njit(inline="always")
-def _add_moments(x, load, centre, first, second):
+@compiled
+def _add_moments(x, centre, first, second):
     """Adds to `first` and `second` the sums over axis 0 of `x - centre` and its square."""
     for i in range(x.shape[0]):
         for j in range(x.shape[1]):
-            d = load(x[i, j]) - centre[j]
+            d = _value(x[i, j]) - centre[j]
             first[j] += d
             second[j] += d * d
 
 
-@njit(inline="always")
-def _write(x, y, load, store, mean, factor, shift):
+@compiled
+def _write(x, y, mean, factor, shift):
     for i in range(x.shape[0]):
         for j in range(x.shape[1]):
-            y[i, j] = store((load(x[i, j]) - mean[j]) * factor[j] + shift[j])
+            _put(y, i, j, (_value(x[i, j]) - mean[j]) * factor[j] + shift[j])
 
 
-@njit(inline="always")
-def _write_silu(x, y, load, store, mean, factor, shift):
+@compiled
+def _write_silu(x, y, mean, factor, shift):
     for i in range(x.shape[0]):
         for j in range(x.shape[1]):
-            value = (load(x[i, j]) - mean[j]) * factor[j] + shift[j]
-            y[i, j] = store(value / (ONE + exp(-value)))
+            value = (_value(x[i, j]) - mean[j]) * factor[j] + shift[j]
+            _put(y, i, j, value / (ONE + exp(-value)))
 
 
-@njit(inline="always")
+@compiled
 def _repeat(values, channels):
     for i in range(channels, len(values)):
         values[i] = values[i - channels]
 
 
-@njit(inline="always")
+@compiled
 def _gather(values, channels):
     for i in range(channels, len(values), channels):
         for c in range(channels):
             values[c] += values[i + c]
 
 
-@njit(inline="always")
+@compiled
 def together_of(pixels, channels):
     """How many pixels are taken together."""
     together = 1
@@ -114,8 +134,8 @@ def together_of(pixels, channels):
     return together
 
 
-@njit(inline="always")
-def find_factors(values, load, weights, biases, scales, shifts, pixels, channels, groups, eps, modulated, scratch):
+@compiled
+def find_factors(values, weights, biases, scales, shifts, pixels, channels, groups, eps, modulated, scratch):
     """What makes an image `[high, wide]` normal: its values less `scratch[0]`, times `scratch[1]`, plus `scratch[2]`.
 
     A line of it, and of `scratch`, has the channels of one pixel or more; all else is `[channels]`.
@@ -130,7 +150,7 @@ def find_factors(values, load, weights, biases, scales, shifts, pixels, channels
     for i in range(sampled):
         line = (2 * i + 1) * high // (2 * sampled)  # of all parts of the image: a border's values may be far off
         for j in range(wide):
-            centre[j] += load(values[line, j])
+            centre[j] += _value(values[line, j])
     _gather(centre, channels)
     for c in range(channels):
         centre[c] /= np.float32(sampled * together)
@@ -140,7 +160,7 @@ def find_factors(values, load, weights, biases, scales, shifts, pixels, channels
     for start in range(0, high, BLOCK):
         part[:] = ZERO
         square[:] = ZERO
-        _add_moments(values[start : start + BLOCK], load, centre, part, square)
+        _add_moments(values[start : start + BLOCK], centre, part, square)
         for j in range(wide):
             first[j] += part[j]
             second[j] += square[j]
@@ -172,12 +192,12 @@ def find_factors(values, load, weights, biases, scales, shifts, pixels, channels
     _repeat(second, channels)
 
 
-@njit(inline="always")
+@compiled
 def _normalise(
-    kind, load, store,
+    kind,
     x, y, weight, bias, scale, shift, rows, pixels, channels, groups, stride, eps, modulated, silu,
 ):  # fmt: skip
-    """As `group_norm` tells, for images of `kind`, whose values `load` turns into float32 and `store` back."""
+    """As `group_norm` tells, for images of `kind`: float32, or the bits of bfloat16."""
     together = together_of(pixels, channels)
     wide, high = together * channels, pixels // together
     inputs, outputs = carray(x, (rows, high, wide), kind), carray(y, (rows, high, wide), kind)
@@ -187,25 +207,25 @@ def _normalise(
     for row in range(rows):
         values = inputs[row]
         find_factors(
-            values, load, weights, biases, scales[row], shifts[row], pixels, channels, groups, eps, modulated, scratch
+            values, weights, biases, scales[row], shifts[row], pixels, channels, groups, eps, modulated, scratch
         )
         if silu:
-            _write_silu(values, outputs[row], load, store, scratch[0], scratch[1], scratch[2])
+            _write_silu(values, outputs[row], scratch[0], scratch[1], scratch[2])
         else:
-            _write(values, outputs[row], load, store, scratch[0], scratch[1], scratch[2])
+            _write(values, outputs[row], scratch[0], scratch[1], scratch[2])
 
 
 def float32_norm(x, y, weight, bias, scale, shift, rows, pixels, channels, groups, stride, eps, modulated, silu):
     """As `group_norm` tells, of float32."""
     _normalise(
-        np.float32, same, same,
+        np.float32,
         x, y, weight, bias, scale, shift, rows, pixels, channels, groups, stride, eps, modulated, silu,
     )  # fmt: skip
 
 
 def _bfloat16(x, y, weight, bias, scale, shift, rows, pixels, channels, groups, stride, eps, modulated, silu):
     _normalise(
-        np.uint16, _from_bfloat16, _to_bfloat16,
+        np.uint16,
         x, y, weight, bias, scale, shift, rows, pixels, channels, groups, stride, eps, modulated, silu,
     )  # fmt: skip
 

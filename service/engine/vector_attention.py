@@ -6,7 +6,7 @@ Heads are taken one after the other, so their bits depend on no other row.
 from __future__ import annotations
 
 import numpy as np
-from numba import carray, njit
+from numba import carray
 
 from service.engine.kept import compiled
 from service.engine.norm_kernels import ONE, ZERO
@@ -26,7 +26,7 @@ from service.engine.vectors import HALF, WIDE, exponentials, greatest_of, keep_g
 LOWEST = np.float32(-np.inf)
 
 
-@njit(inline="always")
+@compiled
 def _turn(source, apart, panels):
     """Keys at an address, so many bytes apart, as panels `[keys / COLUMNS, width, COLUMNS]`."""
     for panel in panels:
@@ -37,7 +37,7 @@ def _turn(source, apart, panels):
         source += COLUMNS * apart
 
 
-@njit(inline="always")
+@compiled
 def _pack(source, apart, panels):
     """Values at an address, so many bytes apart, as panels `[width / COLUMNS, keys, COLUMNS]`."""
     for panel in panels:
@@ -46,7 +46,7 @@ def _pack(source, apart, panels):
         source += PANEL
 
 
-@njit(inline="always")
+@compiled
 def _weigh(scores, scale, lanes, shares):
     """Of rows of scores, in their place: exp of what each times `scale` is below the greatest; one over their sum."""
     for row in range(scores.shape[0]):

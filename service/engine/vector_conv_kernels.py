@@ -8,11 +8,11 @@ way, image by image, while they are in the cache.
 from __future__ import annotations
 
 import numpy as np
-from numba import carray, njit
+from numba import carray
 
 from service.engine.addresses import address_of
 from service.engine.kept import compiled
-from service.engine.norm_kernels import find_factors, same, together_of
+from service.engine.norm_kernels import find_factors, together_of
 from service.engine.vector_products import (
     CHAIN,
     COLUMNS,
@@ -37,7 +37,7 @@ back_2, back_4 = turn_back(2, plus=False), turn_back(4, plus=False)
 back_2_plus, back_4_plus = turn_back(2, plus=True), turn_back(4, plus=True)
 
 
-@njit(inline="always")
+@compiled
 def _fill_line(source, to, pixels, channels, factors, normalised, silu):
     """So many pixels, normalised by `factors` as `find_factors` leaves them if they are to be."""
     apart = factors.strides[0]
@@ -55,7 +55,7 @@ def _fill_line(source, to, pixels, channels, factors, normalised, silu):
             mean += VALUE * WIDE
 
 
-@njit(inline="always")
+@compiled
 def _fill(source, image, height, width, channels, factors, normalised, silu):
     """An image into `image` `[high, wide, channels]`, with a border of zeros all around."""
     image[0] = 0
@@ -68,7 +68,7 @@ def _fill(source, image, height, width, channels, factors, normalised, silu):
         _fill_line(source + VALUE * y * width * channels, to, width, channels, factors, normalised, silu)
 
 
-@njit(inline="always")
+@compiled
 def _keep(sums, output, other, row, y, x, first, plus):
     """Those of some pixels' sums of channels from `first` on that are in the image, perhaps plus `other`'s."""
     for dy in range(min(sums.shape[0], output.shape[1] - y)):
@@ -259,7 +259,7 @@ def convolve(
         for i in range(count):
             if normalised:
                 find_factors(
-                    images[row + i], same, weight, bias, scales[row + i], shifts[row + i],
+                    images[row + i], weight, bias, scales[row + i], shifts[row + i],
                     height * width, channels, groups, eps, modulated, factors,
                 )  # fmt: skip
             source = address_of(x) + (row + i) * image

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 from llvmlite import ir
-from numba import int64, njit, types
+from numba import int64, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from service.engine.kept import compiled
 from service.engine.vectors import AVX512, FLOATS, HALF, LONG, Vectors, has
 
 VALUE, LINE = 4, 64  # bytes: of a float32, of what a processor moves at once
@@ -17,7 +18,7 @@ CHAIN = 32  # products that should be added one to the next: sums of many are ma
 PANEL = VALUE * COLUMNS  # bytes between the lines of a matrix so wide
 
 
-@njit(inline="always")
+@compiled
 def room(values):
     """So many float32, from the start of a cache line on."""
     buffer = np.empty(values + LINE // VALUE, np.float32)
