@@ -16,7 +16,7 @@ from numba import cfunc, njit
 
 log = logging.getLogger(__name__)
 
-FORM: dict[str, Any] = {"fastmath": {"contract"}, "error_model": "numpy"}
+FORM: Any = {"fastmath": {"contract"}, "error_model": "numpy"}
 
 # What reading a kept kernel raises whose bits have changed: a pickle calls what its bytes say
 DAMAGE = (
