@@ -103,7 +103,7 @@ class ProjectedForward:
         self.programs: Programs | None = None  # its forwards as one call
         norms = tile_norms_of(self._body) if device.type == "cuda" and dtype in SAME else None
         packed = device.type == "cpu" and dtype in PACKED and torch.backends.mkldnn.enabled
-        instructions, convolution = _kernels(dtype) if packed and not compiled else (None, None)
+        instructions, convolution = _kernels(device, dtype) if not compiled else (None, None)
         if instructions is not None:
             self._dtype = self._embedding_dtype = torch.float32  # of images; convolutions round
         cast(self._body, self._dtype)
@@ -197,8 +197,10 @@ class ProjectedForward:
                 setattr(parent, name, child)
 
 
-def _kernels(dtype: torch.dtype) -> tuple[Instructions, Convolution] | tuple[None, None]:
-    """What this processor has quick kernels for, and what makes convolutions of them."""
+def _kernels(device: torch.device, dtype: torch.dtype) -> tuple[Instructions, Convolution] | tuple[None, None]:
+    """The instructions that there are kernels for, and what makes convolutions of them, of a separable network."""
+    if device.type != "cpu" or dtype not in PACKED or not torch.backends.mkldnn.enabled:
+        return None, None
     for instructions, make in ((TILES, amx_convolution), (VECTORS, vector_convolution)):
         convolution = make(dtype)
         if convolution is not None:
@@ -238,13 +240,14 @@ def build_forward(
 
     `compiled` is the configuration of an engine that wants it compiled. Raises FatalModelError when that fails.
     """
-    if device.type == "cpu" and not has_units(dtype) and _kernels(dtype) == (None, None):
+    kernels = separable(unet) and _kernels(device, dtype) != (None, None)
+    if device.type == "cpu" and not has_units(dtype) and not kernels:
         log.warning("this CPU has no units for %s: it emulates them, and float32 is several times quicker", dtype)
     if compiled is not None:
         if device.type == "cpu" and separable(unet) and dtype in PACKED and has_units(dtype):
             from service.engine.compiled import CompiledForward
 
-            if _kernels(dtype) != (None, None):
+            if kernels:
                 log.warning("there are kernels for this CPU's instructions: by them %s is quicker than compiled", dtype)
             return CompiledForward(unet, info, dtype, compiled)
         log.warning("%s is not compiled: that is for the CPU, and for number types it has units for", info.name)

@@ -16,6 +16,13 @@ OLDEST = 32 * 2**20  # bytes: the most that glibc took for the last of these unt
 HEAP = 64 * 2**20  # bytes of a heap of a thread: such as are wholly free stay too
 
 
+def give_back() -> None:
+    """Hands the kernel what is free now, as after loading, when weights have been there in several forms."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
 def keep_freed_memory() -> bool:
     """From now on; whether the C library can. The process then keeps the most that it has ever used at once."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None

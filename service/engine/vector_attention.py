@@ -16,6 +16,7 @@ from service.engine.vector_products import (
     PANEL,
     ROWS,
     VALUE,
+    address,
     copy_columns,
     multiply,
     multiply_onto,
@@ -32,7 +33,7 @@ def _turn(source, apart, panels):
     for panel in panels:
         for key in range(0, COLUMNS, HALF):
             for i in range(0, panel.shape[0], HALF):
-                to = panel[i, key:].ctypes.data
+                to = address(panel[i, key:])
                 transpose(source + key * apart + VALUE * i, apart, to, PANEL)
         source += COLUMNS * apart
 
@@ -42,7 +43,7 @@ def _pack(source, apart, panels):
     """Values at an address, so many bytes apart, as panels `[width / COLUMNS, keys, COLUMNS]`."""
     for panel in panels:
         for key in range(panel.shape[0]):
-            copy_columns(source + key * apart, panel[key].ctypes.data)
+            copy_columns(source + key * apart, address(panel[key]))
         source += PANEL
 
 
@@ -50,15 +51,15 @@ def _pack(source, apart, panels):
 def _weigh(scores, scale, lanes, shares):
     """Of rows of scores, in their place: exp of what each times `scale` is below the greatest; one over their sum."""
     for row in range(scores.shape[0]):
-        source = scores[row].ctypes.data
+        source = address(scores[row])
         lanes[:] = LOWEST
         for i in range(0, scores.shape[1], WIDE):
-            keep_greater(lanes.ctypes.data, source + VALUE * i)
-        most = greatest_of(lanes.ctypes.data)
+            keep_greater(address(lanes), source + VALUE * i)
+        most = greatest_of(address(lanes))
         lanes[:] = ZERO
         for i in range(0, scores.shape[1], WIDE):
-            exponentials(source + VALUE * i, most, scale, lanes.ctypes.data)
-        shares[row] = ONE / sum_of(lanes.ctypes.data)
+            exponentials(source + VALUE * i, most, scale, address(lanes))
+        shares[row] = ONE / sum_of(address(lanes))
 
 
 @compiled
@@ -78,19 +79,24 @@ def attend(qkv, output, rows, pixels, heads, width):
     apart, out_apart, wide = images.strides[1], outputs.strides[1], scores.strides[0]
     for row in range(rows):
         for head in range(heads):
-            _turn(images[row, 0, 1, head].ctypes.data, apart, keys)
-            _pack(images[row, 0, 2, head].ctypes.data, apart, values)
+            _turn(address(images[row, 0, 1, head]), apart, keys)
+            _pack(address(images[row, 0, 2, head]), apart, values)
             for first in range(0, pixels, ROWS):
-                query = images[row, first, 0, head].ctypes.data
+                query = address(images[row, first, 0, head])
                 for panel in range(keys.shape[0]):
-                    to = scores.ctypes.data + panel * PANEL
-                    multiply(query, apart, keys[panel].ctypes.data, PANEL, to, wide, width)
+                    to, of = address(scores) + panel * PANEL, address(keys[panel])
+                    for start in range(0, width, CHAIN):
+                        if start == 0:
+                            multiply(query, apart, of, PANEL, to, wide, CHAIN)
+                        else:
+                            multiply_onto(query + VALUE * start, apart, of, PANEL, to, wide, CHAIN)
+                        of += CHAIN * PANEL
                 _weigh(scores, scale, lanes, shares)
                 for panel in range(values.shape[0]):
-                    to = outputs[row, first, head].ctypes.data + panel * PANEL
-                    of = values[panel].ctypes.data
+                    to = address(outputs[row, first, head]) + panel * PANEL
+                    of = address(values[panel])
                     for start in range(0, pixels, CHAIN):
-                        left = scores.ctypes.data + VALUE * start
+                        left = address(scores) + VALUE * start
                         if start == 0:
                             multiply(left, wide, of, PANEL, to, out_apart, CHAIN)
                         else:

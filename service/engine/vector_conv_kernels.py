@@ -1,8 +1,8 @@
 """Convolution in float32 by vector instructions, in Python that Numba compiles. Images are NHWC.
 
-Three by three pixels are by `service.engine.winograd`, single ones by products alone. Every value is summed in an order
-that the layer's shape alone decides, so its bits depend on no other row. A group normalisation before it is done on the
-way, image by image, while they are in the cache.
+Three by three pixels are by `service.engine.winograd` where tiles are worth it, else by products alone. Every value is
+summed in an order that the layer's shape alone decides, so its bits depend on no other row. A group normalisation
+before it is done on the way, image by image, while they are in the cache.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from service.engine.vector_products import (
     PANEL,
     ROWS,
     VALUE,
+    address,
     multiply,
     multiply_added,
     multiply_biased,
@@ -42,7 +43,7 @@ def _fill_line(source, to, pixels, channels, factors, normalised, silu):
     """So many pixels, normalised by `factors` as `find_factors` leaves them if they are to be."""
     apart = factors.strides[0]
     for _ in range(pixels):
-        mean = factors.ctypes.data
+        mean = address(factors)
         for _ in range(0, channels, WIDE):
             if not normalised:
                 copy(source, to)
@@ -64,7 +65,7 @@ def _fill(source, image, height, width, channels, factors, normalised, silu):
         line = image[y + 1]
         line[0] = 0
         line[width + 1 :] = 0
-        to = line[1].ctypes.data
+        to = address(line[1])
         _fill_line(source + VALUE * y * width * channels, to, width, channels, factors, normalised, silu)
 
 
@@ -89,13 +90,13 @@ def _by_pixels(source, bank, biases, output, other, channels, depth, plus):
     sums = room(ROWS * COLUMNS).reshape((ROWS, COLUMNS))
     if pixels < ROWS:
         few[:] = 0
-        _fill_line(source, few.ctypes.data, pixels, channels, sums, False, False)
+        _fill_line(source, address(few), pixels, channels, sums, False, False)
     for k in range(0, out_channels, COLUMNS):
-        bias, added = biases[k:].ctypes.data, other[0, k:].ctypes.data
-        to, step = output[0, k:].ctypes.data, out_stride
+        bias, added = address(biases[k:]), address(other[0, k:])
+        to, step = address(output[0, k:]), out_stride
         if pixels < ROWS:
             # Numba frees an array after the last line that names it
-            source, to, step = few.ctypes.data, sums.ctypes.data, PANEL
+            source, to, step = address(few), address(sums), PANEL
         for first in range(0, pixels, ROWS):
             at = max(0, min(first, pixels - ROWS))  # some of the last ones may be made twice
             of, into = source + at * stride, to + at * step
@@ -122,7 +123,7 @@ def _by_neighbours(padded, bank, biases, outputs, others, row, depth, plus):
     count, line, pixel = padded.shape[0], padded.strides[1], padded.strides[2]
     height, width, out_channels = outputs.shape[1:]
     sums = room(ROWS * COLUMNS).reshape((1, ROWS, COLUMNS))
-    to = sums.ctypes.data
+    to = address(sums)
     for k in range(0, out_channels, COLUMNS):
         for i in range(count):
             for y in range(height):
@@ -132,7 +133,7 @@ def _by_neighbours(padded, bank, biases, outputs, others, row, depth, plus):
                         sums[:, :, c] = biases[k + c]
                     for dy in range(SIDE):
                         for dx in range(SIDE):
-                            of = padded.ctypes.data + i * padded.strides[0] + (y + dy) * line + (x + dx) * pixel
+                            of = address(padded) + i * padded.strides[0] + (y + dy) * line + (x + dx) * pixel
                             for start in range(0, depth, CHAIN):
                                 deep = min(CHAIN, depth - start)
                                 multiply_onto(of + start * VALUE, pixel, panel, PANEL, to, PANEL, deep)
@@ -158,10 +159,10 @@ def _by_tiles(padded, bank, biases, outputs, others, row, depth, size, block, pl
     for first in range(0, tiles, block):
         some = min(block, tiles - first)
         whole = (some + ROWS - 1) // ROWS * ROWS
-        to = turned.ctypes.data
+        to = address(turned)
         for tile in range(first, first + some):
             place = tile % per_image
-            source = padded[tile // per_image, place // wide * size, place % wide * size].ctypes.data
+            source = address(padded[tile // per_image, place // wide * size, place % wide * size])
             for _ in range(0, channels, HALF):
                 if size == 2:
                     turn_2(source, line, pixel, to, plane)
@@ -175,8 +176,8 @@ def _by_tiles(padded, bank, biases, outputs, others, row, depth, size, block, pl
             for number in range(numbers):
                 for start in range(0, depth, CHAIN):
                     deep = min(CHAIN, depth - start)
-                    left = turned.ctypes.data + number * plane + start * VALUE
-                    to = sums.ctypes.data + number * sum_plane
+                    left = address(turned) + number * plane + start * VALUE
+                    to = address(sums) + number * sum_plane
                     for _ in range(0, whole, ROWS):
                         if start == 0:
                             multiply(left, pixel, panel, PANEL, to, PANEL, deep)
@@ -185,14 +186,14 @@ def _by_tiles(padded, bank, biases, outputs, others, row, depth, size, block, pl
                         left += ROWS * pixel
                         to += ROWS * PANEL
                     panel += deep * PANEL
-            source = sums.ctypes.data
+            source = address(sums)
             for tile in range(first, first + some):
                 row_, place = row + tile // per_image, tile % per_image
                 y, x = place // wide * size, place % wide * size
                 if y + size <= height and x + size <= width:
-                    to, of = outputs[row_, y, x, k:].ctypes.data, others[row_, y, x, k:].ctypes.data
+                    to, of = address(outputs[row_, y, x, k:]), address(others[row_, y, x, k:])
                     for c in range(k, k + COLUMNS, HALF):
-                        bias = biases[c:].ctypes.data
+                        bias = address(biases[c:])
                         if size == 2:
                             if plus:
                                 back_2_plus(source, sum_plane, bias, to, of, out_line, out_pixel)
@@ -206,9 +207,9 @@ def _by_tiles(padded, bank, biases, outputs, others, row, depth, size, block, pl
                         to += VECTOR
                         of += VECTOR
                     continue
-                to = edge.ctypes.data
+                to = address(edge)
                 for c in range(k, k + COLUMNS, HALF):
-                    bias = biases[c:].ctypes.data
+                    bias = address(biases[c:])
                     if size == 2:
                         back_2(source, sum_plane, bias, to, to, edge.strides[0], VECTOR)
                     else:
@@ -266,9 +267,9 @@ def convolve(
             if side > 1:
                 _fill(source, padded[i], height, width, channels, factors, normalised, silu)
             elif normalised:
-                _fill_line(source, padded.ctypes.data, height * width, channels, factors, normalised, silu)
+                _fill_line(source, address(padded), height * width, channels, factors, normalised, silu)
         if side == 1:
-            of = padded.ctypes.data if normalised else address_of(x) + row * image
+            of = address(padded) if normalised else address_of(x) + row * image
             form = (height * width, out_channels)
             _by_pixels(of, bank, biases, outputs[row].reshape(form), others[row].reshape(form), channels, depth, plus)
         elif size == 1:

@@ -19,10 +19,16 @@ PANEL = VALUE * COLUMNS  # bytes between the lines of a matrix so wide
 
 
 @compiled
+def address(array):
+    """Of an array's first value: signed, for Numba makes a sum of signed and unsigned numbers a float."""
+    return int64(array.ctypes.data)
+
+
+@compiled
 def room(values):
     """So many float32, from the start of a cache line on."""
     buffer = np.empty(values + LINE // VALUE, np.float32)
-    start = -buffer.ctypes.data % LINE // VALUE
+    start = -address(buffer) % LINE // VALUE
     return buffer[start : start + values]
 
 

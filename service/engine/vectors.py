@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import config, float32, int64, types
 from numba.core import cgutils
+from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
 from service.engine.norm_kernels import BIAS, LEAST, LN_2_HIGH, LN_2_LOW, LOG2_E, MANTISSA, MOST, POLYNOMIAL, ROUNDER
@@ -36,13 +37,10 @@ def _integers(value):
 
 
 def has(names: Iterable[str]) -> bool:
-    """Whether what Numba compiles for, this processor if nothing else was asked for, has all of these features."""
-    asked = getattr(config, "CPU_FEATURES", None)  # of the environment, NUMBA_CPU_FEATURES
-    if asked is None:
-        features = dict(binding.get_host_cpu_features())
-    else:
-        features = {each[1:]: each.startswith("+") for each in asked.split(",")}
-    return all(features.get(name) for name in names)
+    """Whether what Numba compiles for has all of these features: this processor, or what its environment asks for."""
+    asked = getattr(config, "CPU_FEATURES", None)  # NUMBA_CPU_FEATURES
+    features = (get_host_cpu_features() if asked is None else asked).split(",")
+    return all(f"+{name}" in features for name in names)
 
 
 class Vectors:

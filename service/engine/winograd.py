@@ -37,8 +37,10 @@ def matrices(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def turned_weights(weight: np.ndarray, size: int) -> np.ndarray:
     """`[K, C, N, N]` as `[(size + N - 1)^2, C, K]`, in float64; of size 1 only rearranged."""
     turn = matrices(size)[2] if size > 1 else np.eye(weight.shape[2])
-    turned: np.ndarray = np.einsum("ia,kcab,jb->ijck", turn, weight.astype(np.float64), turn)
-    return turned.reshape(-1, *turned.shape[2:])
+    outputs, inputs, side, _ = weight.shape
+    values = weight.reshape(outputs * inputs, side * side).astype(np.float64)
+    turned: np.ndarray = np.kron(turn, turn) @ values.T
+    return turned.reshape(-1, outputs, inputs).swapaxes(1, 2)
 
 
 def _sum(vectors, coefficients, values):

@@ -9,7 +9,7 @@ from service.engine.certification import certify
 from service.engine.cpu import CpuNetwork, rows_of_part
 from service.engine.cuda import CudaNetwork
 from service.engine.forward import build_forward
-from service.engine.heap import keep_freed_memory
+from service.engine.heap import give_back, keep_freed_memory
 from service.engine.inbox import Inbox, InboxClosed
 from service.engine.loop import EngineLoop
 from service.engine.network import Network
@@ -83,6 +83,8 @@ def build_network(info: ModelInfo, config: EngineConfig) -> Network:
     unet = load_unet(info, device)
     parameters = sum(weight.numel() for weight in unet.parameters())
     forward = build_forward(unet, info, device, dtype, config if config.compile else None)
+    del unet
+    give_back()
     if device.type == "cuda":
         return CudaNetwork(forward, info.latent_shape, info.class_conditional, device, config.max_batch_size)
     return CpuNetwork(forward, config.threads, rows_of_part(parameters, info.image_size**2))

@@ -227,3 +227,25 @@ def test_group_norm_far_from_zero_is_as_exact_as_two_passes_can_be(groups: int, 
     ours = KernelGroupNorm(norm, kernel) if by_kernel and kernel else RowGroupNorm(norm)
     assert isinstance(ours, KernelGroupNorm) is by_kernel
     assert torch.allclose(ours(x).double(), exact, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "options", "emulated"),
+    [
+        (torch.float32, {}, False),
+        (torch.float16, {}, True),
+        (torch.bfloat16, {}, plan_here() == PLAN),
+        (torch.bfloat16, {"num_class_embeds": None, "time_embedding_type": "fourier"}, True),
+    ],
+)
+def test_numbers_that_a_cpu_emulates_are_warned_of(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    dtype: torch.dtype,
+    options: dict[str, Any],
+    emulated: bool,
+) -> None:
+    monkeypatch.setattr(forwards, "has_units", lambda dtype: dtype == torch.float32)
+    build_forward(tiny_unet("plain", **options), made(tmp_path / "m", "plain"), CPU, dtype)
+    assert ("it emulates them" in caplog.text) == emulated

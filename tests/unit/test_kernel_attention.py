@@ -13,7 +13,13 @@ from tests.instructions import INSTRUCTIONS
 
 pytestmark = [pytest.mark.usefixtures("inference"), pytest.mark.parametrize("instructions", INSTRUCTIONS)]
 
-SHAPES = [(8, 8, 3, 64), (4, 8, 2, 32), (16, 16, 1, 96), (32, 32, 2, 64)]  # height, width, heads, channels of each
+SHAPES = [
+    (8, 8, 3, 64),
+    (4, 8, 2, 32),
+    (16, 16, 1, 96),
+    (32, 32, 2, 64),
+    (8, 8, 1, 512),
+]  # height, width, heads, channels of each
 
 
 def images(rows: int, height: int, width: int, channels: int, scale: float = 1) -> Tensor:

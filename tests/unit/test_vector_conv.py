@@ -118,3 +118,16 @@ def test_where_there_are_no_such_instructions_the_library_does_it(
     form = ProjectedForward(load_unet(info), info, torch.device("cpu"), torch.float32)
     has_vectors.cache_clear()
     assert form.plan == PLAN
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"), [("+avx,+avx2,-avx512f,+fma", True), ("+avx,-avx2,+fma", False), ("", False)]
+)
+def test_instructions_are_those_that_are_compiled_for(monkeypatch: pytest.MonkeyPatch, asked: str, found: bool) -> None:
+    """As NUMBA_CPU_FEATURES has them, or NUMBA_ENABLE_AVX=0 leaves them."""
+    monkeypatch.setattr(vectors.config, "CPU_FEATURES", None)
+    monkeypatch.setattr(vectors, "get_host_cpu_features", lambda: asked)
+    assert vectors.has(vectors.AVX2) == found
+    monkeypatch.setattr(vectors, "get_host_cpu_features", lambda: "")
+    monkeypatch.setattr(vectors.config, "CPU_FEATURES", asked or None)
+    assert vectors.has(vectors.AVX2) == found
