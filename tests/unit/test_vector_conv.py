@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -131,3 +132,10 @@ def test_instructions_are_those_that_are_compiled_for(monkeypatch: pytest.Monkey
     monkeypatch.setattr(vectors, "get_host_cpu_features", lambda: "")
     monkeypatch.setattr(vectors.config, "CPU_FEATURES", asked or None)
     assert vectors.has(vectors.AVX2) == found
+
+
+@with_vectors
+def test_memory_beyond_images_is_left_alone() -> None:
+    """In a process of its own, which would end by a signal."""
+    ended = subprocess.run([sys.executable, "-m", "tests.guarded", "40"], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, "40 held\n"), ended.stderr[-2000:]
