@@ -20,19 +20,11 @@ from service.models.folder import load_info
 from service.models.loader import load_unet
 from tests.instructions import PLAN, use, with_tiles
 from tests.tiny import tiny_model
+from tests.unit.test_kernel_conv import PART, SHAPES
 
 pytestmark = pytest.mark.usefixtures("inference")
 
 NHWC = torch.channels_last
-SHAPES = [  # channels, output channels, height, width, side
-    (32, 32, 16, 16, 3),
-    (96, 64, 5, 32, 3),
-    (64, 32, 8, 8, 3),
-    (32, 96, 3, 7, 3),
-    (32, 32, 1, 1, 3),
-    (64, 192, 8, 8, 1),
-    (32, 64, 3, 5, 1),
-]
 HOLDERS = {1: torch.bfloat16, 2: torch.float16, 3: torch.float32}  # of weights in so many pieces
 
 
@@ -133,6 +125,25 @@ def test_what_is_not_finite_stays_in_its_neighbourhood(dtype: torch.dtype) -> No
     found = by_tiles(convolution(32, 32, 3), dtype)(x).isnan()
     assert found[1, :, 3:6, 3:6].all()
     assert int(found.sum()) == 32 * 9
+
+
+@with_tiles
+@pytest.mark.parametrize("pieces", HOLDERS)
+@pytest.mark.parametrize(("channels", "out_channels", "height", "width", "side"), PART)
+def test_channels_that_a_tile_lacks_change_nothing(
+    channels: int, out_channels: int, height: int, width: int, side: int, pieces: int
+) -> None:
+    conv = convolution(channels, out_channels, side, HOLDERS[pieces])
+    wide = convolution(64, 32, side, HOLDERS[pieces])
+    wide.weight.zero_()
+    wide.bias.zero_()
+    wide.weight[:out_channels, :channels], wide.bias[:out_channels] = conv.weight, conv.bias
+    x, other = noise(3, channels, height, width), noise(3, out_channels, height, width, seed=3)
+    expected = by_tiles(wide)(nn.functional.pad(x, (0, 0, 0, 0, 0, 64 - channels)))[:, :out_channels]
+    ours = by_tiles(conv)
+    assert torch.equal(ours(x), expected)
+    assert torch.allclose(ours.plus(x, other), expected + other, atol=1e-6)
+    assert torch.equal(ours(x[1:2].clone())[0], expected[1])
 
 
 @pytest.mark.parametrize(("pieces", "digits"), [(1, -0x10000), (2, -0x100), (3, -1)])
